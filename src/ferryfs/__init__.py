@@ -1,0 +1,1 @@
+"""ferryfs: a virtio-fs daemon for virtual machines that move."""
