@@ -1,4 +1,5 @@
-"""What the engine is told to do: one frozen value, made from the options, handed over before the first request."""
+"""What the engine and the migration are told to do: frozen values, made from the options, handed over before the
+first request."""
 
 from __future__ import annotations
 
@@ -31,11 +32,48 @@ class Ternary(enum.Enum):
     ALWAYS = "always"
 
 
+class MigrationMode(enum.Enum):
+    """How the source tells the destination where an inode is (``--migration-mode``)."""
+
+    FIND_PATHS = "find-paths"
+    FILE_HANDLES = "file-handles"
+
+
+class OnError(enum.Enum):
+    """What the destination does about an inode that it can't restore (``--migration-on-error``)."""
+
+    ABORT = "abort"
+    GUEST_ERROR = "guest-error"
+
+
+class IdentityCheck(enum.Enum):
+    """Whether the destination compares what it restored with the source's (``--migration-identity``)."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    OFF = "off"
+
+
+class Unlinked(enum.Enum):
+    """What happens to open files without a name (``--migration-unlinked``)."""
+
+    CARRY = "carry"
+    LOST = "lost"
+
+
+class StreamVersion(enum.Enum):
+    """The version of the state that the source writes (``--migration-stream``)."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
 @dataclass(frozen=True, slots=True)
 class IdRange:
     """One ``--translate-uid``/``--translate-gid`` rule: ``count`` ids from ``guest_base`` and/or ``host_base``.
 
-    ``kind`` is one of guest, host, squash-guest, squash-host, forbid-guest, map; for a squash the target is the other base.
+    ``kind`` is one of guest, host, squash-guest, squash-host, forbid-guest, map; for a squash the target is the other
+    base.
     """
 
     kind: str
@@ -46,7 +84,10 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class XattrRule:
-    """One ``--xattrmap`` rule after parsing. ``scope``: client, server, all. ``action``: prefix, ok, bad, unsupported."""
+    """One ``--xattrmap`` rule after parsing. ``scope``: client, server, all. ``action``: prefix, ok, bad, unsupported.
+
+    A ``map`` rule is several of these. A name that no rule decides is hidden (host's) or ENOTSUP (guest's).
+    """
 
     scope: str
     action: str
@@ -58,7 +99,8 @@ class XattrRule:
 class ShareConfig:
     """Everything that a request's outcome depends on, and nothing else.
 
-    Times are seconds. ``uid_rules``/``gid_rules`` are empty when ids pass unchanged.
+    Times are seconds. ``uid_rules``/``gid_rules`` are empty when ids pass unchanged. ``guest_fd_limit`` is how many
+    file descriptors the guest's inodes and open files may take together before it gets ENFILE; 0 is no limit.
     """
 
     cache: CachePolicy = CachePolicy.AUTO
@@ -77,6 +119,25 @@ class ShareConfig:
     preserve_noatime: bool = False
     allow_set_flags: bool = False
     thread_pool_size: int = 0
+    guest_fd_limit: int = 0
     uid_rules: tuple[IdRange, ...] = field(default=())
     gid_rules: tuple[IdRange, ...] = field(default=())
     xattr_rules: tuple[XattrRule, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationConfig:
+    """The ``--migration-*`` options. ``unlinked`` is None when it was not given: then only find-paths carries content.
+
+    ``unlinked_limit`` is in bytes, ``search_limit`` in seconds.
+    """
+
+    mode: MigrationMode = MigrationMode.FIND_PATHS
+    on_error: OnError = OnError.ABORT
+    verify_handles: bool = False
+    confirm_paths: bool = False
+    identity: IdentityCheck = IdentityCheck.AUTO
+    unlinked: Unlinked | None = None
+    unlinked_limit: int = 64 << 20
+    stream: StreamVersion = StreamVersion.V2
+    search_limit: float = 5.0
