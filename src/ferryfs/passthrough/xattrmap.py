@@ -130,9 +130,8 @@ def _parse_rule(text: str, number: int) -> tuple[list[XattrRule], str, bool]:
         value, found, rest = rest.partition(delimiter)
         if not found:
             raise OptionError(
-                f"rule {number} ends in its {what}, write it as
-                {delimiter}TYPE{delimiter}SCOPE{delimiter}KEY{delimiter}" f"PREPEND{delimiter} or
-                {delimiter}map{delimiter}KEY{delimiter}PREPEND{delimiter}"
+                f"rule {number} ends in its {what}, write it as "
+                + ":TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:".replace(":", delimiter)
             )
         return value
 
