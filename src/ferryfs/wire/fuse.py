@@ -55,7 +55,7 @@ class Layout:
         return self.struct.size
 
     def pack(self, **values: int) -> bytes:
-        """The structure's bytes. Raises KeyError for a field that it does not have, struct.error for a value too large."""
+        """The structure as bytes. Raises KeyError for a field it lacks, struct.error for a value that is too large."""
         for name in values:
             if name not in self.fields:
                 raise KeyError(f"fuse_{self.name} has no field {name}")
