@@ -1,0 +1,302 @@
+"""Bring this machine to where `make demo` and `make test` can run; everything that is there already is left alone.
+
+usage: scripts/setup [demo|test]
+
+System packages are installed with apt as root or through sudo; without either, one list says what to install.
+Everything else goes into `.venv` (the built package and its tools) and the cache folder (guest kernel, busybox, a
+Python for the guest; $FERRYFS_CACHE, default ~/.cache/ferryfs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from suites import NotHere, Source, Suite, cache_folder, derive, machine_sources, os_release, run
+
+HERE = Path(__file__).resolve().parent.parent
+VENV = Path(os.environ.get("FERRYFS_VENV", HERE / ".venv"))
+# The first QEMU whose vhost-user-fs device migrates (device state over SET_DEVICE_STATE_FD).
+OLDEST_QEMU = (8, 2)
+OLDEST_PYTHON = (3, 11)
+# Newest first; the cloud flavour has virtiofs, virtio-pci and virtio-console built in.
+KERNELS = {
+    "debian": ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"),
+    "ubuntu": ("linux-image-virtual",),
+}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something of the system: what it is for, which package has it, and how to see that it is there."""
+
+    purpose: str
+    package: str
+    present: Callable[[], bool]
+
+
+def qemu_version() -> tuple[int, ...]:
+    """The version of the QEMU on the path, (0,) when there is none."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        return (0,)
+    shown = subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    found = re.search(r"version (\d+)\.(\d+)", shown)
+    return (int(found[1]), int(found[2])) if found else (0,)
+
+
+def _has_headers() -> bool:
+    return Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+def _has_venv() -> bool:
+    command = [sys.executable, "-c", "import ensurepip, venv"]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _has_compiler() -> bool:
+    command = ["cc", "-xc", "-", "-o", os.devnull]
+    try:
+        return subprocess.run(command, input=b"#include <stdio.h>\nint main(void) { return 0; }\n").returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+REQUIREMENTS = (
+    Requirement("C compiler", "gcc", _has_compiler),
+    Requirement("C library headers", "libc6-dev", _has_compiler),
+    Requirement("Python headers", "python3-dev", _has_headers),
+    Requirement("Python virtual environments", "python3-venv", _has_venv),
+    Requirement("QEMU 8.2 or newer", "qemu-system-x86", lambda: qemu_version() >= OLDEST_QEMU),
+    Requirement("package unpacking", "dpkg", lambda: shutil.which("dpkg-deb") is not None),
+)
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"setup: {text}", flush=True)
+
+
+def backports() -> list[Source]:
+    """The backports suite of this release, where the distribution has one."""
+    if os_release().get("ID") != "debian":
+        return []
+    return [derive(f"{os_release().get('VERSION_CODENAME')}-backports")]
+
+
+def root_prefix() -> list[str] | None:
+    """What to put before a command to run it as root; None when we can't."""
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], stderr=subprocess.DEVNULL).returncode == 0:
+        return ["sudo", "-n"]
+    return None
+
+
+def _candidate(options: Sequence[str], package: str) -> tuple[int, ...]:
+    """Major and minor upstream version of the package that apt would install, (0,) when there is none."""
+    command = ["apt-cache", *options, "show", "--no-all-versions", package]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    found = re.search(r"^Version: (?:\d+:)?(\d+)\.(\d+)", shown, re.MULTILINE)
+    return (int(found[1]), int(found[2])) if found else (0,)
+
+
+def install_system_packages() -> None:
+    """Install what REQUIREMENTS misses; QEMU from the backports when the release's own is too old."""
+    missing = [requirement for requirement in REQUIREMENTS if not requirement.present()]
+    if not missing:
+        return
+    prefix = root_prefix()
+    if prefix is None:
+        wanted = "\n".join(f"  {requirement.package:20} {requirement.purpose}" for requirement in missing)
+        hint = ""
+        if any(requirement.package == "qemu-system-x86" for requirement in missing) and backports():
+            hint = f"\nWhere the release's QEMU is older: apt-get install -t {backports()[0].suite} qemu-system-x86"
+        raise NotHere(f"these packages are missing, and installing them needs root or sudo:\n{wanted}{hint}")
+    packages = [requirement.package for requirement in missing]
+    say(f"installing {' '.join(packages)}")
+    environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    # A private list of sources and a private copy of the package lists: the machine's own stay as they are.
+    with tempfile.TemporaryDirectory(prefix="ferryfs-apt-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        sources = [*machine_sources(), *backports()]
+        (folder / "ours.sources").write_text("\n".join(source.stanza() for source in sources))
+        (folder / "lists").mkdir()
+        options = [
+            *("-o", f"Dir::Etc::sourcelist={folder}/ours.sources", "-o", "Dir::Etc::sourceparts=-"),
+            *("-o", f"Dir::State::lists={folder}/lists", "-o", "Acquire::Languages=none", "-q"),
+        ]
+        apt = [*prefix, *environment, "apt-get", *options]
+        run([*apt, "update"])
+        target: list[str] = []
+        if "qemu-system-x86" in packages and _candidate(options, "qemu-system-x86") < OLDEST_QEMU:
+            if not backports():
+                raise NotHere("this release has no QEMU of 8.2 or newer; install one as qemu-system-x86_64.")
+            say(f"the release's QEMU is older than 8.2: taking it from {backports()[0].suite}")
+            target = ["-t", backports()[0].suite]
+        run([*apt, "install", "-y", "--no-install-recommends", *target, *packages])
+        if prefix:
+            run([*prefix, "chown", "-R", str(os.getuid()), str(folder)])
+
+
+def _dependencies(suite: Suite, package: str) -> list[str]:
+    """The first alternative of each thing that a package depends on."""
+    alternatives = [part.split("|")[0] for part in suite.depends(package).split(",") if part.strip()]
+    return [re.split(r"[ (:]", part.strip())[0] for part in alternatives]
+
+
+def guest_kernel(suite: Suite) -> None:
+    """A guest kernel, unpacked into the cache folder; nothing of it is installed."""
+    folder = cache_folder() / "guest" / "kernel"
+    if list(folder.glob("boot/vmlinuz-*")):
+        return
+    distribution = os_release().get("ID", "")
+    for name in KERNELS.get(distribution, KERNELS["debian"]):
+        if suite.version(name) is None:
+            continue
+        image = next((one for one in _dependencies(suite, name) if one.startswith("linux-image-")), None)
+        if image is None:
+            continue
+        modules = [one for one in _dependencies(suite, image) if one.startswith("linux-modules-")]
+        say(f"guest kernel: {image} {suite.version(image)}")
+        suite.unpack([image, *modules], folder)
+        return
+    raise NotHere(f"this release has none of the guest kernels {', '.join(KERNELS.get(distribution, ()))}.")
+
+
+def guest_busybox(suite: Suite) -> None:
+    """The guest's user land."""
+    folder = cache_folder() / "guest" / "busybox"
+    if not folder.exists():
+        say("guest tools: busybox-static")
+        suite.unpack(["busybox-static"], folder)
+
+
+def guest_python(suite: Suite) -> None:
+    """A Python and its libraries for the test suites that run inside a guest."""
+    folder = cache_folder() / "guest" / "python"
+    if folder.exists():
+        return
+    packages: list[str] = []
+    waiting = ["python3-minimal", "libpython3-stdlib"]
+    while waiting:
+        name = waiting.pop()
+        # Libraries only: what else these depend on (debconf, media types) is for a machine that is administered.
+        if name in packages or not re.match(r"lib|python3|zlib1g", name):
+            continue
+        packages.append(name)
+        waiting.extend(_dependencies(suite, name))
+    say(f"guest Python: {len(packages)} packages")
+    suite.unpack(packages, folder)
+
+
+def groups(*names: str) -> list[str]:
+    """The requirements of dependency groups in pyproject.toml, with the groups that they include."""
+    table = tomllib.loads((HERE / "pyproject.toml").read_text())["dependency-groups"]
+    found: list[str] = []
+    for name in names:
+        for item in table[name]:
+            found.extend(groups(item["include-group"]) if isinstance(item, dict) else [item])
+    return found
+
+
+def _fingerprint(paths: Sequence[Path], extra: str) -> str:
+    digest = hashlib.sha256(extra.encode())
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources() -> list[Path]:
+    kept = [path for path in (HERE / "src").rglob("*") if path.is_file() and path.suffix not in {".pyc", ".so"}]
+    return [*kept, HERE / "meson.build", HERE / "pyproject.toml"]
+
+
+def _is_editable() -> bool:
+    for found in VENV.glob("lib/python3*/site-packages/ferryfs-*.dist-info/direct_url.json"):
+        return bool(json.loads(found.read_text()).get("dir_info", {}).get("editable", False))
+    return False
+
+
+def environment(kind: str) -> None:
+    """`.venv` with the tools of this kind of run and the package as it is in the checkout, built once a change."""
+    python = VENV / "bin" / "python"
+    if not python.exists():
+        say(f"making {VENV}")
+        run([sys.executable, "-m", "venv", str(VENV)])
+    wanted = groups("dev" if kind == "test" else "build")
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    tools_stamp = VENV / f"ferryfs-tools-{kind}"
+    tools = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
+    if not tools_stamp.exists() or tools_stamp.read_text() != tools:
+        say("installing Python tools: " + " ".join(re.split(r"[<>=\[]", one)[0] for one in wanted))
+        run([*pip, *wanted])
+        tools_stamp.write_text(tools)
+    stamp = VENV / "ferryfs-built"
+    state = _fingerprint(_sources(), sys.version)
+    if stamp.exists() and stamp.read_text() == state and not _is_editable():
+        return
+    say("building ferryfs")
+    build(python)
+    stamp.write_text(state)
+
+
+def build(python: Path) -> None:
+    """Build and install the package, and refuse what Cython only hints at."""
+    folder = HERE / "build" / f"{VENV.name.lstrip('.')}-{platform.machine()}"
+    log = HERE / "build" / "install.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-v", "--no-build-isolation"]
+    command += ["--no-deps", "--force-reinstall", f"-Cbuild-dir={folder}", str(HERE)]
+    path = f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    with log.open("w") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path})
+    text = log.read_text()
+    if done.returncode:
+        sys.stderr.write("\n".join(text.splitlines()[-60:]) + "\n")
+        raise NotHere(f"building ferryfs failed; the whole output is in {log}.")
+    # A `cdef void f() nogil` that may raise costs 60 ns a call. Cython only hints at it, so it is refused here.
+    if "Exception check" in text:
+        shutil.rmtree(folder)
+        hints = "\n".join(line for line in text.splitlines() if "Exception check" in line or "performance hint" in line)
+        raise NotHere(f"Cython found calls that take the GIL to look for an exception:\n{hints}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    kind = arguments[0] if arguments else "demo"
+    if kind not in {"demo", "test"}:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        if sys.version_info < OLDEST_PYTHON:
+            raise NotHere(f"Python {platform.python_version()} is older than 3.11; set PYTHON to a newer one.")
+        if platform.machine() != "x86_64":
+            raise NotHere(f"the guest is for x86_64 machines so far, and this one is {platform.machine()}.")
+        install_system_packages()
+        here = Suite("machine", machine_sources())
+        guest_kernel(here)
+        guest_busybox(here)
+        if kind == "test":
+            guest_python(here)
+        environment(kind)
+    except NotHere as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

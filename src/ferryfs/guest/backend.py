@@ -1,0 +1,103 @@
+"""A vhost-user-fs daemon as a child process: ours or the reference, told apart by its command only."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from ferryfs.errors import SetupError
+from ferryfs.guest.image import cache_folder
+
+# What every daemon of this kind says once its socket listens.
+READY = "Waiting for vhost-user socket connection"
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+POLL_SECONDS = 0.005
+
+
+def own_daemon() -> tuple[str, ...]:
+    """The command of the ``ferryfsd`` that belongs to this Python; else the one on the path."""
+    beside = Path(sys.executable).with_name("ferryfsd")
+    found = str(beside) if beside.exists() else shutil.which("ferryfsd")
+    if found is None:
+        raise SetupError("there is no ferryfsd: install the package (`pip install .`), or name a daemon with --daemon.")
+    return (found,)
+
+
+def reference_daemon(version: str) -> tuple[str, ...] | None:
+    """The command of a virtiofsd that ``scripts/peers`` fetched; None when it is not there."""
+    wrapper = cache_folder() / "peers" / f"virtiofsd-{version}" / "virtiofsd"
+    return (str(wrapper),) if wrapper.exists() else None
+
+
+class Backend:
+    """A running daemon that serves one directory on one socket; use it as a context manager.
+
+    ``options`` are its own options, the socket and the directory excepted. ``log`` takes what it writes.
+
+    :raises SetupError: it ends, or does not listen in time; the text has what it said.
+    """
+
+    def __init__(
+        self, command: Sequence[str], shared: Path, socket: Path, log: Path, options: Sequence[str] = ()
+    ) -> None:
+        self.socket = socket
+        self.log = log
+        self.command = [*command, "--socket-path", str(socket), "--shared-dir", str(shared), *options]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the daemon and wait until its socket listens."""
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        deadline = time.monotonic() + START_TIMEOUT
+        ended = os.pidfd_open(self.process.pid)
+        try:
+            while READY not in self.log_text():
+                readable, _, _ = select.select([ended], [], [], POLL_SECONDS)
+                if readable or time.monotonic() > deadline:
+                    how = "ended" if readable else f"does not listen after {START_TIMEOUT:g} s"
+                    raise SetupError(f"`{shlex.join(self.command)}` {how}: {self.log_text().strip() or 'no message'}")
+        finally:
+            os.close(ended)
+
+    def log_text(self) -> str:
+        """What the daemon wrote so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait for the daemon to end by itself, as it does when its front-end goes; its exit status."""
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def stop(self) -> None:
+        """End the daemon, by SIGTERM first; does nothing the second time."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
