@@ -165,8 +165,8 @@ class Suite:
         return self._field(package, "Version")
 
     def depends(self, package: str) -> str:
-        """The raw Depends field."""
-        return self._field(package, "Depends") or ""
+        """The Pre-Depends and Depends fields, raw."""
+        return ", ".join(filter(None, (self._field(package, name) for name in ("Pre-Depends", "Depends"))))
 
     def _field(self, package: str, name: str) -> str | None:
         self.update()
