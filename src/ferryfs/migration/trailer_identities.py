@@ -1,0 +1,162 @@
+"""Who each inode is: a record of the trailer in columns, so that a million inodes are a few arrays and no objects."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ferryfs.wire.postcard import Reader, Writer
+
+# Index in ``InodeIdentities.shape_of`` that means: no file handle could be made.
+NO_HANDLE: Final = 255
+# How many inodes the writer puts into one IDENTITIES record: bounds what is held at a time, and keeps columns narrow.
+IDENTITIES_PER_RECORD: Final = 1 << 16
+
+_TIME_BIAS: Final = 1 << 63
+_TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+@dataclass(frozen=True, slots=True)
+class HandleShape:
+    """What the file handles of most inodes have in common."""
+
+    # Index in the Mounts record.
+    mount: int
+    handle_type: int
+    # Bytes of each handle of this shape.
+    length: int
+    # False when it was made with AT_HANDLE_FID: good for comparing, not for opening.
+    openable: bool
+
+
+@dataclass(frozen=True)
+class InodeIdentities:
+    """Who each inode is, in columns: no Python object an inode, and read at memory speed. One item an inode in each.
+
+    The destination compares what it opened with this, and looks for the right file where it differs. ``parents`` and
+    ``names`` are empty where the state itself has the inode's Path, else they have an item for each inode.
+    """
+
+    shapes: tuple[HandleShape, ...]
+    # FUSE nodeids, ascending.
+    ids: array[int]
+    # Index in ``shapes``, or NO_HANDLE.
+    shape_of: bytes
+    # ``st_mode >> 12``: the file type.
+    kinds: bytes
+    sizes: array[int]
+    mtimes_ns: array[int]
+    # The nodeid of the directory in which the source last saw it, 0 when unknown, and the name there.
+    parents: array[int]
+    name_lengths: array[int]
+    names: bytes
+    # All file handles, one behind the other, each as long as its shape says.
+    handles: bytes
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(len(self.shapes))
+        for shape in self.shapes:
+            writer.u64(shape.mount)
+            writer.i32(shape.handle_type)
+            writer.u64(shape.length)
+            writer.boolean(shape.openable)
+        writer.u64(len(self.ids))
+        _write_column(writer, self.ids)
+        writer.raw(self.shape_of)
+        writer.raw(self.kinds)
+        _write_column(writer, self.sizes)
+        _write_column(writer, [time + _TIME_BIAS for time in self.mtimes_ns])
+        writer.boolean(bool(self.parents))
+        if self.parents:
+            _write_column(writer, self.parents)
+            _write_column(writer, self.name_lengths)
+            writer.byte_string(self.names)
+        writer.byte_string(self.handles)
+
+    @classmethod
+    def read(cls, reader: Reader) -> InodeIdentities:
+        shape_count = reader.count(4, "shapes of file handles")
+        shapes = tuple(
+            HandleShape(
+                reader.u64("a mount's index"),
+                reader.i32("a handle type"),
+                reader.u64("the length of file handles"),
+                reader.boolean("whether handles can be opened"),
+            )
+            for _ in range(shape_count)
+        )
+        count = reader.count(2, "identities of inodes")
+        ids = _read_column(reader, count, "inode numbers")
+        shape_of = bytes(reader.take(count, "shapes of handles"))
+        kinds = bytes(reader.take(count, "file types"))
+        sizes = _read_column(reader, count, "sizes")
+        mtimes = array("q", [time - _TIME_BIAS for time in _read_column(reader, count, "times")])
+        parents, name_lengths, names = array("Q"), array("Q"), b""
+        if reader.boolean("whether names follow"):
+            parents = _read_column(reader, count, "parents")
+            name_lengths = _read_column(reader, count, "lengths of names")
+            names = reader.byte_string("names")
+        found = cls(
+            shapes,
+            ids,
+            shape_of,
+            kinds,
+            sizes,
+            mtimes,
+            parents,
+            name_lengths,
+            names,
+            reader.byte_string("file handles"),
+        )
+        found._check(reader)
+        return found
+
+    def _check(self, reader: Reader) -> None:
+        """The columns fit each other, so that a walk along them stays inside."""
+        lengths = [shape.length for shape in self.shapes]
+        uses = [self.shape_of.count(index) for index in range(len(self.shapes))]
+        if sum(uses) + self.shape_of.count(NO_HANDLE) != len(self.ids) or len(self.shapes) > NO_HANDLE:
+            raise reader.error("an inode's identity names a shape of handles that is not there")
+        if sum(use * length for use, length in zip(uses, lengths, strict=True)) != len(self.handles):
+            raise reader.error("the file handles of the inodes' identities have not the length that they announce")
+        if sum(self.name_lengths) != len(self.names):
+            raise reader.error("the names of the inodes' identities have not the length that they announce")
+        if any(self.ids[index] >= self.ids[index + 1] for index in range(len(self.ids) - 1)):
+            raise reader.error("the inodes' identities are not in ascending order")
+
+
+def _write_column(writer: Writer, values: Sequence[int]) -> None:
+    """Equal-width numbers above a base: width in bytes (0 when all are equal), base, the differences little-endian."""
+    base = min(values, default=0)
+    span = max(values, default=0) - base
+    width = next(width for width in (0, 1, 2, 4, 8) if span < 1 << (8 * width))
+    writer.u8(width)
+    writer.u64(base)
+    if width:
+        items = array(_TYPECODES[width], [value - base for value in values])
+        if sys.byteorder == "big":
+            items.byteswap()
+        writer.raw(items.tobytes())
+
+
+def _read_column(reader: Reader, count: int, what: str) -> array[int]:
+    start = reader.offset
+    width = reader.u8(f"the width of {what}")
+    base = reader.u64(f"the base of {what}")
+    if width == 0:
+        return array("Q", [base]) * count
+    if width not in _TYPECODES:
+        raise reader.error(f"{what} are {width} bytes wide; it can be 0, 1, 2, 4 or 8", start)
+    items = array(_TYPECODES[width])
+    items.frombytes(reader.take(count * width, what))
+    if sys.byteorder == "big":
+        items.byteswap()
+    if base == 0 and width == 8:
+        return items
+    try:
+        return array("Q", [item + base for item in items])
+    except OverflowError:
+        raise reader.error(f"{what} are larger than 64 bits", start) from None
