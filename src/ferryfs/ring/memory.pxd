@@ -15,7 +15,7 @@ cdef enum:
 cdef struct Region:
     View guest          # by guest physical address
     View user           # the same bytes by the front-end's virtual address
-    void *mapping       # what was mapped, to unmap it
+    void *mapping       # what is to be unmapped: the bytes and the guard pages around them
     uint64_t mapped     # bytes mapped there
 
 

@@ -10,7 +10,8 @@ from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE, mmap,
+    munmap,
 )
 from posix.signal cimport SA_SIGINFO, sigaction_t, siginfo_t
 
@@ -18,7 +19,7 @@ import os
 import stat
 
 from ferryfs.errors import FrontendError
-from ferryfs.ring.atomics cimport ferry_load_int, ferry_store_int
+from ferryfs.ring.atomics cimport ferry_fence, ferry_load_int, ferry_store_int
 from ferryfs.ring.view cimport View, view_at
 
 
@@ -38,10 +39,16 @@ cdef extern from "signal.h" nogil:
 cdef enum:
     MAX_MAPPINGS = 2048     # of all devices of this process together: 4 full region tables
     PAGE = 4096
+    BEYOND_SHIFT = 62       # an offset or a size from 2^62 on is nonsense; below it no sum of ours overflows
+    HUGE = 2 << 20          # what the kernel maps with one entry where file offset and address allow it
+
+cdef struct Block:
+    void *start
+    uint64_t size
 
 cdef struct Mapping:
     uintptr_t start
-    uintptr_t end           # 0: a free slot. Written last on adding, first on removal.
+    uintptr_t end           # 0: a free slot. Written last on adding, first on removal (behind a fence: the handler reads it).
 
 cdef Mapping guarded[MAX_MAPPINGS]
 cdef int guest_memory_lost = 0
@@ -79,6 +86,7 @@ cdef int guard(void *start, uint64_t size) except -1:
     for i in range(MAX_MAPPINGS):
         if guarded[i].end == 0:
             guarded[i].start = <uintptr_t>start
+            ferry_fence()
             guarded[i].end = (<uintptr_t>start + size + PAGE - 1) & ~<uintptr_t>(PAGE - 1)
             return 0
     raise FrontendError(f"more than {MAX_MAPPINGS} memory regions are mapped at once; use fewer")
@@ -89,6 +97,7 @@ cdef void unguard(void *start) noexcept nogil:
     for i in range(MAX_MAPPINGS):
         if guarded[i].end != 0 and guarded[i].start == <uintptr_t>start:
             guarded[i].end = 0
+            ferry_fence()
             return
 
 
@@ -116,6 +125,40 @@ cdef object check_file(int fd, uint64_t offset, uint64_t size, str what):
         raise FrontendError(
             f"{what}: the file behind it has {status.st_size} bytes, but {size} at offset {offset} shall be mapped"
         )
+
+
+cdef uint64_t page_size(int fd) except 0:
+    """What a mapping of the file comes in, in bytes: its huge page size on hugetlbfs, which takes no other offset or length."""
+    cdef uint64_t size = os.fstatvfs(fd).f_bsize if stat.S_ISREG(os.fstat(fd).st_mode) else PAGE
+    return size if size > PAGE and size & (size - 1) == 0 else PAGE
+
+
+cdef void *map_guarded(int fd, uint64_t offset, uint64_t size, uint64_t page, Block *block) noexcept nogil:
+    """Maps `size` bytes of the file from `offset` between two pages that nobody may touch; NULL with errno when it can't.
+
+    `offset` and `size` are multiples of `page` below 2^63. `block` becomes what is to be unmapped later. A mistake of ours that steps
+    over the edge of guest memory ends there, and not in whatever the kernel placed beside it.
+    """
+    cdef uint64_t align = HUGE if size >= HUGE and page < HUGE else page
+    cdef uint64_t total = size + 2 * page + align
+    cdef uintptr_t inner
+    cdef void *mapping
+    mapping = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if mapping == MAP_FAILED:
+        return NULL
+    block.start = mapping
+    block.size = total
+    # The first address behind the guard that lies in its huge page as the offset lies in the file's.
+    inner = <uintptr_t>mapping + page
+    inner += (offset - inner) & (align - 1)
+    # SAFETY: inner is at most align - 1 behind the guard, so size bytes and a page fit behind it; the range is ours alone.
+    if mmap(
+        <void *>inner, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, <long>offset
+    ) == MAP_FAILED:
+        munmap(mapping, total)
+        return NULL
+    madvise(<void *>inner, size, MADV_DONTDUMP)
+    return <void *>inner
 
 
 cdef class GuestMemory:
@@ -157,13 +200,18 @@ cdef class GuestMemory:
         and memory that can't be mapped shared.
         """
         cdef Region *regions = self.table.regions
-        cdef uint64_t lead = mmap_offset & (PAGE - 1)
+        cdef uint64_t page
+        cdef uint64_t lead
         cdef void *mapping
+        cdef Block block
         cdef int place
         name = f"memory region at guest address {guest_addr:#x}"
         if size == 0:
             raise FrontendError(f"{name} is empty")
-        if guest_addr + size < guest_addr or user_addr + size < user_addr or mmap_offset + size < mmap_offset:
+        if (
+            guest_addr + size < guest_addr or user_addr + size < user_addr
+            or size >> BEYOND_SHIFT or mmap_offset >> BEYOND_SHIFT
+        ):
             raise FrontendError(f"{name}: its {size} bytes reach beyond the address space")
         if self.table.count >= MAX_REGIONS:
             raise FrontendError(f"{name} is one more than the {MAX_REGIONS} that are offered")
@@ -175,19 +223,18 @@ cdef class GuestMemory:
         if place < self.table.count and regions[place].guest.start - guest_addr < size:
             raise FrontendError(f"{name} overlaps the one at {regions[place].guest.start:#x}")
         check_file(fd, mmap_offset, size, name)
-        mapping = mmap(
-            NULL, size + lead, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, <long>(mmap_offset - lead)
-        )
-        if mapping == MAP_FAILED:
+        page = page_size(fd)
+        lead = mmap_offset & (page - 1)
+        mapping = map_guarded(fd, mmap_offset - lead, (size + lead + page - 1) & ~(page - 1), page, &block)
+        if mapping == NULL:
             raise FrontendError(
                 f"{name} can't be mapped ({os.strerror(errno)}): guest memory must be shared; with QEMU: "
                 "-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem"
             )
-        madvise(mapping, size + lead, MADV_DONTDUMP)
         try:
-            guard(mapping, size + lead)
+            guard(block.start, block.size)
         except BaseException:
-            munmap(mapping, size + lead)
+            munmap(block.start, block.size)
             raise
         memmove(&regions[place + 1], &regions[place], <size_t>(self.table.count - place) * sizeof(Region))
         # SAFETY: mapping has size + lead bytes, so base has size bytes behind it.
@@ -196,8 +243,8 @@ cdef class GuestMemory:
         regions[place].guest.size = size
         regions[place].user = regions[place].guest
         regions[place].user.start = user_addr
-        regions[place].mapping = mapping
-        regions[place].mapped = size + lead
+        regions[place].mapping = block.start
+        regions[place].mapped = block.size
         self.table.count += 1
 
     def remove(self, uint64_t guest_addr, uint64_t size, uint64_t user_addr):
@@ -216,22 +263,26 @@ cdef class GuestMemory:
 
     def set_log(self, int fd, uint64_t offset, uint64_t size):
         """Maps the dirty log: `size` bytes of the file from `offset`, one bit for each 4 KiB page from guest address 0."""
-        cdef uint64_t lead = offset & (PAGE - 1)
+        cdef uint64_t page
+        cdef uint64_t lead
         cdef void *mapping
-        if size == 0 or offset + size < offset:
+        cdef Block block
+        if size == 0 or size >> BEYOND_SHIFT or offset >> BEYOND_SHIFT:
             raise FrontendError(f"SET_LOG_BASE: a log of {size} bytes at offset {offset} can't be")
         check_file(fd, offset, size, "dirty log")
-        mapping = mmap(NULL, size + lead, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <long>(offset - lead))
-        if mapping == MAP_FAILED:
+        page = page_size(fd)
+        lead = offset & (page - 1)
+        mapping = map_guarded(fd, offset - lead, (size + lead + page - 1) & ~(page - 1), page, &block)
+        if mapping == NULL:
             raise FrontendError(f"SET_LOG_BASE: the dirty log can't be mapped: {os.strerror(errno)}")
         try:
-            guard(mapping, size + lead)
+            guard(block.start, block.size)
         except BaseException:
-            munmap(mapping, size + lead)
+            munmap(block.start, block.size)
             raise
         self._clear_log()
-        self.log_mapping = mapping
-        self.log_mapped = size + lead
+        self.log_mapping = block.start
+        self.log_mapped = block.size
         self.table.log = <uint8_t *>mapping + lead
         self.table.log_size = size
 

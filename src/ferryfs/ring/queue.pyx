@@ -3,7 +3,7 @@
 Nothing here waits, logs or holds a lock: the caller holds the ring's. The slow and obvious twin is ring/model.py.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 from ferryfs.ring.atomics cimport (
     ferry_fence, ferry_load_acquire_u16, ferry_read_u16, ferry_store_relaxed_u16, ferry_store_relaxed_u32,
@@ -33,16 +33,18 @@ cdef int queue_attach(
     cdef uint64_t num = queue.num
     cdef int missing
     queue_detach(queue)
-    if desc & 15:
-        return 1
-    if avail & 1:
-        return 2
-    if used & 3:
-        return 3
     queue.desc = memory.user_window(desc, num * DESC_SIZE)
     queue.avail = memory.user_window(avail, RING_ENTRIES + AVAIL_ENTRY * num + 2)
     queue.used = memory.user_window(used, RING_ENTRIES + USED_ENTRY * num + 2)
-    missing = 1 if queue.desc == NULL else 2 if queue.avail == NULL else 3 if queue.used == NULL else 0
+    # Alignment (2.7) is that of the host address too: a front-end can place a region across the file's pages, and an atomic
+    # access that is not aligned is a fault on some machines.
+    missing = 0
+    if queue.desc == NULL or desc & 15:
+        missing = 1
+    elif queue.avail == NULL or (avail | <uintptr_t>queue.avail) & 1:
+        missing = 2
+    elif queue.used == NULL or (used | <uintptr_t>queue.used) & 3:
+        missing = 3
     if missing:
         queue_detach(queue)
         return missing
