@@ -15,9 +15,9 @@ cdef enum:
     DESC_F_NEXT = 1
     DESC_F_WRITE = 2
     DESC_F_INDIRECT = 4
-    # A chain is never longer than the largest virtqueue (virtio 1.2, 2.7: 32768); an indirect table is held to the same.
+    # A chain is never longer than the largest virtqueue (virtio 1.2, 2.7: 32768); so is an indirect table.
     MAX_CHAIN = 32768
-    # Linux asks for 1 MiB and headers; the length fields of FUSE are 32 bit. 64 MiB is far above both and far below 2^32.
+    # Linux asks for 1 MiB and headers; the length fields of FUSE are 32 bit. 64 MiB is far above and far below.
     MAX_CHAIN_BYTES = 64 << 20
     # Segments a chain's arrays grow by: 1 MiB in pages and the headers fit without growing.
     CHAIN_STEP = 272
@@ -47,9 +47,13 @@ cdef struct Chain:
     uint64_t writable_bytes
 
 
-cdef int chain_load(Chain *chain, const MemoryTable *memory, const uint8_t *table, uint16_t num, uint16_t head) noexcept nogil
+cdef int chain_load(
+    Chain *chain, const MemoryTable *memory, const uint8_t *table, uint16_t num, uint16_t head
+) noexcept nogil
 cdef uint64_t chain_read(const Chain *chain, uint64_t offset, void *into, uint64_t length) noexcept nogil
 cdef uint64_t chain_write(const Chain *chain, uint64_t offset, const void *data, uint64_t length) noexcept nogil
-cdef int chain_slice(const Chain *chain, bint writable, uint64_t offset, uint64_t length, iovec *into, int room) noexcept nogil
+cdef int chain_slice(
+    const Chain *chain, bint writable, uint64_t offset, uint64_t length, iovec *into, int room
+) noexcept nogil
 cdef void chain_mark(const Chain *chain, const MemoryTable *memory, uint64_t length) noexcept nogil
 cdef void chain_free(Chain *chain) noexcept nogil

@@ -1,7 +1,7 @@
 """Descriptor chains (virtio 1.2, 2.7.5 to 2.7.7) as byte streams.
 
-A chain is walked once, each descriptor read once into locals, and every window is checked when it is made. What follows only
-ever sees offsets into "all readable bytes" and "all writable bytes".
+A chain is walked once, each descriptor read once into locals, and every window is checked when it is made. What follows
+only ever sees offsets into "all readable bytes" and "all writable bytes".
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -61,8 +61,10 @@ cdef int add(Chain *chain, const MemoryTable *memory, uint64_t address, uint32_t
     return CHAIN_OK
 
 
-cdef int chain_load(Chain *chain, const MemoryTable *memory, const uint8_t *table, uint16_t num, uint16_t head) noexcept nogil:
-    """Walks the chain that begins at `head` of the descriptor table of `num` entries; CHAIN_OK or what is wrong with it.
+cdef int chain_load(
+    Chain *chain, const MemoryTable *memory, const uint8_t *table, uint16_t num, uint16_t head
+) noexcept nogil:
+    """Walks the chain that begins at `head` of the table of `num` descriptors; CHAIN_OK or what is wrong with it.
 
     `table` must be a window of num * DESC_SIZE bytes, and head < num: the queue sees to both.
     """
@@ -90,7 +92,7 @@ cdef int chain_load(Chain *chain, const MemoryTable *memory, const uint8_t *tabl
         if walked == entries:
             return CHAIN_TOO_LONG
         walked += 1
-        # SAFETY: index < entries (above), and table is a window of entries * DESC_SIZE bytes: the caller's, or made below.
+        # SAFETY: index < entries (above); table is a window of entries * DESC_SIZE bytes: the caller's, or made below.
         desc = table + <uint64_t>index * DESC_SIZE
         address = ferry_read_u64(desc)
         length = ferry_read_u32(desc + 8)
@@ -160,7 +162,9 @@ cdef uint64_t chain_write(const Chain *chain, uint64_t offset, const void *data,
     return done
 
 
-cdef int chain_slice(const Chain *chain, bint writable, uint64_t offset, uint64_t length, iovec *into, int room) noexcept nogil:
+cdef int chain_slice(
+    const Chain *chain, bint writable, uint64_t offset, uint64_t length, iovec *into, int room
+) noexcept nogil:
     """The windows of [offset, offset + length) of one side, for preadv and pwritev: how many of `into` were filled.
 
     Ends at `room` windows or at the end of the side, whichever comes first: the caller adds up iov_len.

@@ -1,7 +1,7 @@
 """Guest memory: maps what the front-end shares, translates addresses, keeps the dirty log.
 
-One owner for each mapping: GuestMemory. Nobody outside of ring/ sees a host address, and nothing keeps one over a change of
-the table (the device pauses its rings around each).
+One owner for each mapping: GuestMemory. Nobody outside of ring/ sees a host address, and nothing keeps one over a
+change of the table (the device pauses its rings around each).
 """
 
 from libc.errno cimport errno
@@ -10,8 +10,8 @@ from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE, mmap,
-    munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE,
+    mmap, munmap,
 )
 from posix.signal cimport SA_SIGINFO, sigaction_t, siginfo_t
 
@@ -31,9 +31,9 @@ cdef extern from "signal.h" nogil:
     int sigaction "sigaction"(int signum, const sigaction_t *act, sigaction_t *oldact)
 
 
-# Some facts about SIGBUS: a front-end that truncates the file behind guest memory makes each access beyond the new end raise
-# SIGBUS in the thread that touched it; system calls get EFAULT instead. The handler puts an empty page there, so that the
-# access ends, and raises a flag; the session looks at the flag and ends the connection with a sentence.
+# Some facts about SIGBUS: a front-end that truncates the file behind guest memory makes each access beyond the new end
+# raise SIGBUS in the thread that touched it; system calls get EFAULT instead. The handler puts an empty page there, so
+# that the access ends, and raises a flag; the session looks at the flag and ends the connection with a sentence.
 # A SIGBUS anywhere else is a bug or bad memory: the default action is restored and the access faults again.
 
 cdef enum:
@@ -48,7 +48,7 @@ cdef struct Block:
 
 cdef struct Mapping:
     uintptr_t start
-    uintptr_t end           # 0: a free slot. Written last on adding, first on removal (behind a fence: the handler reads it).
+    uintptr_t end           # 0: a free slot. Written last on adding, first on removal, for the handler's sake.
 
 cdef Mapping guarded[MAX_MAPPINGS]
 cdef int guest_memory_lost = 0
@@ -63,8 +63,8 @@ cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
     cdef sigaction_t default
     for i in range(MAX_MAPPINGS):
         if guarded[i].end != 0 and guarded[i].start <= address < guarded[i].end:
-            # SAFETY: the page lies in a mapping of ours (the line above); nothing but guest memory is replaced. A hugetlb
-            # mapping can only be replaced by whole huge pages, so the page sizes are tried in turn.
+            # SAFETY: the page lies in a mapping of ours (the line above); nothing but guest memory is replaced. A
+            # hugetlb mapping can only be replaced by whole huge pages, so the page sizes are tried in turn.
             for shift in range(12, 31, 9):
                 page = <uintptr_t>1 << shift
                 base = address & ~(page - 1)
@@ -119,7 +119,7 @@ def memory_was_lost() -> bool:
 
 
 cdef object check_file(int fd, uint64_t offset, uint64_t size, str what):
-    """Refuses a regular file that is shorter than what shall be mapped; devices and such are not asked (they can't say)."""
+    """Refuses a regular file that is shorter than what shall be mapped; devices and such can't say."""
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and (offset > <uint64_t>status.st_size or size > <uint64_t>status.st_size - offset):
         raise FrontendError(
@@ -128,16 +128,16 @@ cdef object check_file(int fd, uint64_t offset, uint64_t size, str what):
 
 
 cdef uint64_t page_size(int fd) except 0:
-    """What a mapping of the file comes in, in bytes: its huge page size on hugetlbfs, which takes no other offset or length."""
+    """What a mapping of the file comes in, in bytes: on hugetlbfs its huge page size, and no less is taken."""
     cdef uint64_t size = os.fstatvfs(fd).f_bsize if stat.S_ISREG(os.fstat(fd).st_mode) else PAGE
     return size if size > PAGE and size & (size - 1) == 0 else PAGE
 
 
 cdef void *map_guarded(int fd, uint64_t offset, uint64_t size, uint64_t page, Block *block) noexcept nogil:
-    """Maps `size` bytes of the file from `offset` between two pages that nobody may touch; NULL with errno when it can't.
+    """Maps `size` bytes of the file from `offset` between two pages that nobody may touch; NULL with errno on failure.
 
-    `offset` and `size` are multiples of `page` below 2^63. `block` becomes what is to be unmapped later. A mistake of ours that steps
-    over the edge of guest memory ends there, and not in whatever the kernel placed beside it.
+    `offset` and `size` are multiples of `page` below 2^63. `block` becomes what is to be unmapped
+    later. A mistake of ours that steps over the edge of guest memory ends there, and not in whatever lies beside it.
     """
     cdef uint64_t align = HUGE if size >= HUGE and page < HUGE else page
     cdef uint64_t total = size + 2 * page + align
@@ -151,7 +151,7 @@ cdef void *map_guarded(int fd, uint64_t offset, uint64_t size, uint64_t page, Bl
     # The first address behind the guard that lies in its huge page as the offset lies in the file's.
     inner = <uintptr_t>mapping + page
     inner += (offset - inner) & (align - 1)
-    # SAFETY: inner is at most align - 1 behind the guard, so size bytes and a page fit behind it; the range is ours alone.
+    # SAFETY: inner is at most align - 1 behind the guard, so size bytes and a page fit behind it; all ours.
     if mmap(
         <void *>inner, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, <long>offset
     ) == MAP_FAILED:
@@ -162,7 +162,7 @@ cdef void *map_guarded(int fd, uint64_t offset, uint64_t size, uint64_t page, Bl
 
 
 cdef class GuestMemory:
-    """The regions of one front-end, and its dirty log. Not thread safe: the owner pauses all readers around a change."""
+    """A front-end's regions and its dirty log. Not thread safe: the owner pauses all readers around a change."""
 
     def __cinit__(self):
         memset(&self.table, 0, sizeof(self.table))
@@ -262,7 +262,7 @@ cdef class GuestMemory:
         raise FrontendError(f"REM_MEM_REG: there is no memory region of {size} bytes at guest address {guest_addr:#x}")
 
     def set_log(self, int fd, uint64_t offset, uint64_t size):
-        """Maps the dirty log: `size` bytes of the file from `offset`, one bit for each 4 KiB page from guest address 0."""
+        """Maps the dirty log: `size` bytes of the file from `offset`, a bit for each 4 KiB of guest memory."""
         cdef uint64_t page
         cdef uint64_t lead
         cdef void *mapping

@@ -3,13 +3,13 @@
 Nothing here waits, logs or holds a lock: the caller holds the ring's. The slow and obvious twin is ring/model.py.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 
 from ferryfs.ring.atomics cimport (
     ferry_fence, ferry_load_acquire_u16, ferry_read_u16, ferry_store_relaxed_u16, ferry_store_relaxed_u32,
     ferry_store_release_u16,
 )
-from ferryfs.ring.chain cimport CHAIN_BAD_INDEX, CHAIN_OK, DESC_SIZE, Chain, chain_load
+from ferryfs.ring.chain cimport CHAIN_OK, DESC_SIZE, Chain, chain_load
 from ferryfs.ring.memory cimport GuestMemory, MemoryTable, memory_mark
 
 # Offsets in the rings (2.7.6 and 2.7.8): flags, idx, then the entries, then the other side's event word.
@@ -27,8 +27,8 @@ cdef int queue_attach(
     """Resolves the three addresses (the front-end's) into windows; 0, or 1 to 3 for the one that is not in guest memory
     or not aligned.
 
-    `fresh`: the ring is being started, so its used index is taken from the ring itself, as the peer left it. A ring that runs
-    already keeps its own: what stands in guest memory is the guest's word.
+    `fresh`: the ring is being started, so its used index is taken from the ring itself, as the peer left it. A ring
+    that runs already keeps its own: what stands in guest memory is the guest's word.
     """
     cdef uint64_t num = queue.num
     cdef int missing
@@ -36,8 +36,8 @@ cdef int queue_attach(
     queue.desc = memory.user_window(desc, num * DESC_SIZE)
     queue.avail = memory.user_window(avail, RING_ENTRIES + AVAIL_ENTRY * num + 2)
     queue.used = memory.user_window(used, RING_ENTRIES + USED_ENTRY * num + 2)
-    # Alignment (2.7) is that of the host address too: a front-end can place a region across the file's pages, and an atomic
-    # access that is not aligned is a fault on some machines.
+    # Alignment (2.7) is that of the host address too: a front-end can place a region across the file's pages, and an
+    # atomic access that is not aligned is a fault on some machines.
     missing = 0
     if queue.desc == NULL or desc & 15:
         missing = 1
@@ -107,8 +107,8 @@ cdef bint queue_should_notify(Queue *queue) noexcept nogil:
     """Whether the guest wants to be told of what was pushed since the last time this was asked (2.7.7, 2.7.10)."""
     cdef uint16_t event
     cdef uint16_t before
-    # Full fence: our idx is visible before we read the guest's wish. The guest does the same the other way round; so either we
-    # see its new wish, or it sees our new idx.
+    # Full fence: our idx is visible before we read the guest's wish. The guest does the same the other way round; so
+    # either we see its new wish, or it sees our new idx.
     ferry_fence()
     if not queue.event_idx:
         # SAFETY: avail is a window of 6 + 2 * num bytes (queue_attach).
@@ -144,7 +144,7 @@ cdef bint queue_rest(Queue *queue, const MemoryTable *memory) noexcept nogil:
 
 
 cdef void queue_wake(Queue *queue, const MemoryTable *memory) noexcept nogil:
-    """Says that no kick is needed while we are busy. With the event index there is nothing to say: the old event lies behind."""
+    """Says that no kick is needed while we are busy; with the event index the old event, which lies behind, says it."""
     if not queue.event_idx:
         # SAFETY: used is a window of 6 + 8 * num bytes.
         ferry_store_relaxed_u16(queue.used + RING_FLAGS, USED_F_NO_NOTIFY)

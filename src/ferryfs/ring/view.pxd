@@ -24,7 +24,7 @@ cdef inline uint8_t *view_at(const View *view, uint64_t address, uint64_t length
 
 
 cdef inline uint8_t *view_prefix(const View *view, uint64_t address, uint64_t length, uint64_t *got) noexcept nogil:
-    """As view_at, for as much of [address, address + length) as the view has from its beginning; `got` says how much."""
+    """As view_at, for as much of [address, address + length) as the view has from `address`; `got` says how much."""
     cdef uint64_t offset
     if address < view.start:
         return NULL
