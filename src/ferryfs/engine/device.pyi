@@ -31,7 +31,9 @@ class Device:
     def set_vring_call(self, index: int, fd: int) -> None: ...
     def set_vring_err(self, index: int, fd: int) -> None: ...
     def set_vring_enable(self, index: int, enable: bool) -> None: ...
-    def get_vring_base(self, index: int) -> int: ...  # stops the ring, waits for its requests, returns the next avail index
+    def get_vring_base(
+        self, index: int
+    ) -> int: ...  # stops the ring, waits for its requests, returns the next avail index
     def reset(self) -> None: ...  # RESET_DEVICE: rings stopped, inodes and handles dropped; memory and log stay
     def close(self) -> None: ...  # everything ended and released; idempotent
     # what the workers have to tell: rate-limited, one tuple (kind, queue, errno, count, text) an event

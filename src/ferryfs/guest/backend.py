@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -41,14 +41,22 @@ def reference_daemon(version: str) -> tuple[str, ...] | None:
 class Backend:
     """A running daemon that serves one directory on one socket; use it as a context manager.
 
-    ``options`` are its own options, the socket and the directory excepted. ``log`` takes what it writes.
+    ``options`` are its own options, the socket and the directory excepted. ``log`` takes what it writes;
+    ``environment`` is added to ours.
 
     :raises SetupError: it ends, or does not listen in time; the text has what it said.
     """
 
     def __init__(
-        self, command: Sequence[str], shared: Path, socket: Path, log: Path, options: Sequence[str] = ()
+        self,
+        command: Sequence[str],
+        shared: Path,
+        socket: Path,
+        log: Path,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
         self.socket = socket
         self.log = log
         self.command = [*command, "--socket-path", str(socket), "--shared-dir", str(shared), *options]
@@ -68,7 +76,9 @@ class Backend:
     def start(self) -> None:
         """Start the daemon and wait until its socket listens."""
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
+            )
         deadline = time.monotonic() + START_TIMEOUT
         ended = os.pidfd_open(self.process.pid)
         try:
