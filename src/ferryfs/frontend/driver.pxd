@@ -5,19 +5,6 @@ Terms and layouts: virtio 1.2, sections 2.7.5 (descriptors) to 2.7.10 (notificat
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from posix.types cimport off_t
-
-cdef extern from *:
-    """
-    #include <pthread.h>
-    static inline uint16_t ferry_load16(const uint16_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
-    static inline void ferry_store16(uint16_t *at, uint16_t v) { __atomic_store_n(at, v, __ATOMIC_RELEASE); }
-    static inline void ferry_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-    """
-    uint16_t ferry_load16(const uint16_t *at) noexcept nogil
-    void ferry_store16(uint16_t *at, uint16_t value) noexcept nogil
-    void ferry_full_fence() noexcept nogil
-
 cdef extern from "<pthread.h>":
     ctypedef struct pthread_mutex_t:
         pass
@@ -67,7 +54,8 @@ cdef struct Ring:
 
 # Head of the new chain, published but not kicked; -ENOSPC when the ring has no room (the caller waits for an answer).
 cdef int ring_add(
-    Ring *ring, const Segment *segments, int readable, int writable, VirtqDesc *table, uint64_t table_gpa, uint32_t cookie
+    Ring *ring, const Segment *segments, int readable, int writable,
+    VirtqDesc *table, uint64_t table_gpa, uint32_t cookie
 ) noexcept nogil
 # Notifies the back-end if it asked for that since the last kick. 0 or -errno.
 cdef int ring_kick(Ring *ring, bint force) noexcept nogil

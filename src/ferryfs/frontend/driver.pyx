@@ -4,8 +4,8 @@ Two faces. The compiled modules beside this one (mount, load) use the ``ring_*``
 the Python methods, which also build what no sane driver would: every word of the rings can be written by hand.
 """
 
-import mmap
 import os
+import time
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOSPC, EPROTO, errno
@@ -24,7 +24,10 @@ from posix.mman cimport (
     munmap,
 )
 from posix.mman cimport mmap as c_mmap
+from posix.types cimport off_t
 from posix.unistd cimport read, write
+
+from ferryfs.ring.atomics cimport ferry_fence, ferry_load_acquire_u16, ferry_store_release_u16
 
 from ferryfs.errors import PeerError, SetupError
 
@@ -52,12 +55,14 @@ cdef inline uint16_t *used_index(Ring *ring) noexcept nogil:
 cdef inline uint16_t *avail_event(Ring *ring) noexcept nogil:
     return &ring.used[2 + 4 * ring.num]
 
-# SAFETY (for the four above and everything below): DriverQueue checked the three areas against guest memory for the full
-# size of a ring of `num` entries before the Ring existed, and `index & (num - 1)` stays below `num`, a power of two.
+# SAFETY (for the four above and everything below): DriverQueue checked the three areas against guest memory for the
+# full size of a ring of `num` entries before the Ring existed, and `index & (num - 1)` stays below `num`, a power of
+# two.
 
 
 cdef int ring_add(
-    Ring *ring, const Segment *segments, int readable, int writable, VirtqDesc *table, uint64_t table_gpa, uint32_t cookie
+    Ring *ring, const Segment *segments, int readable, int writable,
+    VirtqDesc *table, uint64_t table_gpa, uint32_t cookie
 ) noexcept nogil:
     cdef int total = readable + writable
     cdef int needed = 1 if table != NULL else total
@@ -105,7 +110,7 @@ cdef void publish(Ring *ring, uint16_t head) noexcept nogil:
     """Puts a head on the available ring. The caller holds the lock."""
     ring.avail[2 + (ring.avail_idx & (ring.num - 1))] = head
     ring.avail_idx += 1
-    ferry_store16(avail_index(ring), ring.avail_idx)
+    ferry_store_release_u16(avail_index(ring), ring.avail_idx)
 
 
 cdef int ring_kick(Ring *ring, bint force) noexcept nogil:
@@ -118,12 +123,12 @@ cdef int ring_kick(Ring *ring, bint force) noexcept nogil:
     ring.kicked_idx = new
     pthread_mutex_unlock(&ring.lock)
     # The index must be visible before the back-end's wish is read, or both sides could go to sleep.
-    ferry_full_fence()
+    ferry_fence()
     if ring.event_idx:
-        event = ferry_load16(avail_event(ring))
+        event = ferry_load_acquire_u16(avail_event(ring))
         needed = <uint16_t>(new - event - 1) < <uint16_t>(new - old)
     else:
-        needed = new != old and (ferry_load16(&ring.used[0]) & USED_F_NO_NOTIFY) == 0
+        needed = new != old and (ferry_load_acquire_u16(&ring.used[0]) & USED_F_NO_NOTIFY) == 0
     if needed or force:
         if write(ring.kick_fd, &one, 8) != 8:
             return -errno
@@ -132,10 +137,10 @@ cdef int ring_kick(Ring *ring, bint force) noexcept nogil:
 
 cdef int ring_take(Ring *ring, uint32_t *used_length, uint32_t *cookie) noexcept nogil:
     cdef uint32_t head, length
-    cdef uint16_t at, tail, i
+    cdef uint16_t at, tail
     cdef uint32_t *element
     pthread_mutex_lock(&ring.lock)
-    if ferry_load16(used_index(ring)) == ring.last_used:
+    if ferry_load_acquire_u16(used_index(ring)) == ring.last_used:
         pthread_mutex_unlock(&ring.lock)
         return -EAGAIN
     element = <uint32_t *>&ring.used[2 + 4 * (ring.last_used & (ring.num - 1))]
@@ -149,7 +154,7 @@ cdef int ring_take(Ring *ring, uint32_t *used_length, uint32_t *cookie) noexcept
         # The links in our own list still lead through the chain: it was taken from there in order.
         tail = <uint16_t>head
         at = ring.chain_count[head]
-        for i in range(at - 1):
+        for _ in range(at - 1):
             tail = ring.next_free[tail]
         ring.next_free[tail] = ring.free_head
         ring.free_head = <uint16_t>head
@@ -163,18 +168,18 @@ cdef int ring_take(Ring *ring, uint32_t *used_length, uint32_t *cookie) noexcept
 
 cdef bint ring_arm(Ring *ring) noexcept nogil:
     if ring.event_idx:
-        ferry_store16(used_event(ring), ring.last_used)
+        ferry_store_release_u16(used_event(ring), ring.last_used)
     else:
-        ferry_store16(&ring.avail[0], 0)
-    ferry_full_fence()
-    return ferry_load16(used_index(ring)) != ring.last_used
+        ferry_store_release_u16(&ring.avail[0], 0)
+    ferry_fence()
+    return ferry_load_acquire_u16(used_index(ring)) != ring.last_used
 
 
 cdef void ring_disarm(Ring *ring) noexcept nogil:
     if ring.event_idx:
-        ferry_store16(used_event(ring), <uint16_t>(ring.last_used - 1))
+        ferry_store_release_u16(used_event(ring), <uint16_t>(ring.last_used - 1))
     else:
-        ferry_store16(&ring.avail[0], AVAIL_F_NO_INTERRUPT)
+        ferry_store_release_u16(&ring.avail[0], AVAIL_F_NO_INTERRUPT)
 
 
 cdef int ring_in_flight(Ring *ring) noexcept nogil:
@@ -205,15 +210,16 @@ cdef class Region:
         self.gpa = gpa
         self.size = size
         self.mmap_offset = mmap_offset
-        # An inaccessible page on either side: a driver (or a core under test in this process) that strays out of the region
-        # is stopped at once instead of writing into whatever the kernel put next to it.
+        # An inaccessible page on either side: a driver (or a core under test in this process) that strays out of the
+        # region is stopped at once instead of writing into whatever the kernel put next to it.
         self.outer_size = size + 2 * PAGE
         self.outer = c_mmap(NULL, self.outer_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if self.outer == MAP_FAILED:
             self.outer = NULL
             raise SetupError(f"No address space for {size} bytes of guest memory: {os.strerror(errno)}.")
         self.base = <uint8_t *>self.outer + PAGE
-        if c_mmap(self.base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, self.fd, <off_t>mmap_offset) == MAP_FAILED:
+        access = PROT_READ | PROT_WRITE
+        if c_mmap(self.base, size, access, MAP_SHARED | MAP_FIXED, self.fd, <off_t>mmap_offset) == MAP_FAILED:
             raise SetupError(f"Guest memory of {size} bytes can't be mapped: {os.strerror(errno)}.")
 
     def close(self):
@@ -238,8 +244,8 @@ cdef class Region:
 cdef class GuestRam:
     """Guest memory: one memfd and one mapping a region, sparse until touched.
 
-    ``sizes`` are the regions' bytes (whole pages); region 0 begins at guest address ``base``, each other one ``gap`` bytes
-    behind the end of the one before. Space inside is handed out once by ``alloc`` and never taken back.
+    ``sizes`` are the regions' bytes (whole pages); region 0 begins at guest address ``base``, each other one ``gap``
+    bytes behind the end of the one before. Space inside is handed out once by ``alloc`` and never taken back.
     """
 
     def __init__(self, sizes, *, uint64_t base=0x100000, uint64_t gap=0x100000, uint64_t mmap_offset=0):
@@ -302,10 +308,10 @@ cdef class GuestRam:
             memcpy(at, &source[0], <size_t>source.shape[0])
 
     def read16(self, uint64_t gpa):
-        return ferry_load16(<uint16_t *>self.window(gpa, 2))
+        return ferry_load_acquire_u16(<uint16_t *>self.window(gpa, 2))
 
     def write16(self, uint64_t gpa, uint16_t value):
-        ferry_store16(<uint16_t *>self.window(gpa, 2), value)
+        ferry_store_release_u16(<uint16_t *>self.window(gpa, 2), value)
 
     def close(self):
         """Unmaps everything; queues on this memory must not be used any more. Idempotent."""
@@ -323,8 +329,8 @@ cdef class GuestRam:
 cdef class DriverQueue:
     """One split virtqueue seen from the driver: memory for it is taken from ``ram``, its three eventfds are its own.
 
-    ``slot_bytes``: room for all buffers of one request of ``add``. ``at_end``: each area of the ring ends flush with the end of
-    its region, before a guard page. Requests may be added and awaited from several threads.
+    ``slot_bytes``: room for all buffers of one request of ``add``. ``at_end``: each area of the ring ends flush with
+    the end of its region, before a guard page. Requests may be added and awaited from several threads.
     """
 
     def __cinit__(self):
@@ -370,7 +376,9 @@ cdef class DriverQueue:
         self.ring.chain_count = <uint16_t *>calloc(<size_t>size, 2)
         self.ring.cookie = <uint32_t *>calloc(<size_t>size, 4)
         self.ring.raw = <uint8_t *>calloc(<size_t>size, 1)
-        if self.ring.cookie == NULL or self.ring.next_free == NULL or self.ring.chain_count == NULL or self.ring.raw == NULL:
+        if self.ring.next_free == NULL or self.ring.chain_count == NULL:
+            raise MemoryError
+        if self.ring.cookie == NULL or self.ring.raw == NULL:
             raise MemoryError
         for i in range(size):
             self.ring.next_free[i] = <uint16_t>((i + 1) & (size - 1))
@@ -431,8 +439,8 @@ cdef class DriverQueue:
                 i += 1
             if use_table:
                 table = <VirtqDesc *>self.ram.window(table_gpa, 16 * total)
-            # The token is known before the back-end can answer it: only the caller's kick or a polling back-end comes earlier,
-            # and `wait` runs under the GIL up to the look-up, as this does.
+            # The token is known before the back-end can answer it: only the caller's kick or a polling back-end comes
+            # earlier, and `wait` runs under the GIL up to the look-up, as this does.
             head = ring_add(&self.ring, segments, len(readable), len(sizes), table, table_gpa, 0)
             if head < 0:
                 raise BlockingIOError(EAGAIN, "the ring is full")
@@ -470,8 +478,6 @@ cdef class DriverQueue:
         cdef uint64_t count
         cdef pollfd entry
         cdef int ready, left_ms
-        import time
-
         deadline = time.monotonic() + timeout
         while True:
             found = self.poll()
@@ -543,43 +549,43 @@ cdef class DriverQueue:
 
     @property
     def avail_idx(self):
-        return ferry_load16(avail_index(&self.ring))
+        return ferry_load_acquire_u16(avail_index(&self.ring))
 
     @avail_idx.setter
     def avail_idx(self, uint16_t value):
         """Also the driver's own next index, so that ordinary requests go on from there."""
         self.ring.avail_idx = self.ring.kicked_idx = value
-        ferry_store16(avail_index(&self.ring), value)
+        ferry_store_release_u16(avail_index(&self.ring), value)
 
     @property
     def used_idx(self):
-        return ferry_load16(used_index(&self.ring))
+        return ferry_load_acquire_u16(used_index(&self.ring))
 
     @used_idx.setter
     def used_idx(self, uint16_t value):
         """Also the driver's own place in the used ring."""
         self.ring.last_used = value
-        ferry_store16(used_index(&self.ring), value)
+        ferry_store_release_u16(used_index(&self.ring), value)
 
     @property
     def used_event(self):
-        return ferry_load16(used_event(&self.ring))
+        return ferry_load_acquire_u16(used_event(&self.ring))
 
     @used_event.setter
     def used_event(self, uint16_t value):
-        ferry_store16(used_event(&self.ring), value)
+        ferry_store_release_u16(used_event(&self.ring), value)
 
     @property
     def avail_event(self):
-        return ferry_load16(avail_event(&self.ring))
+        return ferry_load_acquire_u16(avail_event(&self.ring))
 
     @property
     def avail_flags(self):
-        return ferry_load16(&self.ring.avail[0])
+        return ferry_load_acquire_u16(&self.ring.avail[0])
 
     @avail_flags.setter
     def avail_flags(self, uint16_t value):
-        ferry_store16(&self.ring.avail[0], value)
+        ferry_store_release_u16(&self.ring.avail[0], value)
 
     def used_element(self, int index):
         """``(id, length)`` of one entry of the used ring."""

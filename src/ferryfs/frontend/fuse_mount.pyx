@@ -1,8 +1,9 @@
-"""Carries the kernel's FUSE requests from ``/dev/fuse`` to virtqueues and the answers back, without the GIL and without a copy.
+"""Carries the kernel's FUSE requests from ``/dev/fuse`` to virtqueues and the answers back, without the GIL and
+without a copy.
 
 A request is read straight into guest memory, becomes a descriptor chain as the Linux virtiofs driver would make it
-(``fs/fuse/virtio_fs.c``: FORGET to the high-priority queue, all else to a request queue, the room for the answer cut to the exact
-size), and the answer is written to the kernel from where the back-end put it.
+(``fs/fuse/virtio_fs.c``: FORGET to the high-priority queue, all else to a request queue, the room for the answer cut
+to the exact size), and the answer is written to the kernel from where the back-end put it.
 
 Slot layout, in pages, so that file data is page-aligned on both ways (a back-end may read and write it with O_DIRECT):
 table | tail: request header and arguments | data of a WRITE … | tail: reply header | data of a READ …
@@ -130,9 +131,9 @@ cdef inline uint32_t get32(const uint8_t *at) noexcept nogil:
 cdef class FusePump:
     """Moves requests between ``/dev/fuse`` and the queues of one mount; the threads are the caller's.
 
-    ``queues[0]`` is the high-priority queue, each other one a request queue with its own file descriptor of ``fuse_fds`` (non-blocking,
-    stays the caller's). ``reply_sizes`` maps an opcode to the bytes of its fixed answer without the header. ``slots``: how many requests may be
-    in flight in all.
+    ``queues[0]`` is the high-priority queue, each other one a request queue with its own file descriptor of
+    ``fuse_fds`` (non-blocking, stays the caller's). ``reply_sizes`` maps an opcode to the bytes of its fixed answer
+    without the header. ``slots``: how many requests may be in flight in all.
     """
 
     cdef GuestRam ram
@@ -151,8 +152,11 @@ cdef class FusePump:
     cdef uint16_t *free_slots
     cdef int free_count
     cdef int active
+    cdef uint64_t given_back
+    cdef int waiting_for_room
     cdef bint reading
     cdef bint stopping
+    cdef bint dead
     cdef int init_error
     cdef bint init_seen
     cdef uint8_t init_reply[128]
@@ -224,8 +228,8 @@ cdef class FusePump:
     # The two loops
 
     def read_requests(self, int index):
-        """Takes requests from the kernel for request queue ``index`` (from 1) until ``pause`` (returns 0) or an errno of the device:
-        ENODEV when it was unmounted. Blocks; run it in a thread of its own.
+        """Takes requests from the kernel for request queue ``index`` (from 1) until ``pause`` (returns 0) or an errno
+        of the device: ENODEV when it was unmounted. Blocks; run it in a thread of its own.
         """
         cdef int result
         if not 1 <= index < self.queue_count:
@@ -235,8 +239,8 @@ cdef class FusePump:
         return result
 
     def complete_requests(self, int index):
-        """Gives the answers of queue ``index`` (0: high-priority) to the kernel until ``stop`` (returns 0) or until the ring is broken
-        (EPROTO). Blocks; run it in a thread of its own.
+        """Gives the answers of queue ``index`` (0: high-priority) to the kernel until ``stop`` (returns 0) or until
+        the ring is broken (EPROTO). Blocks; run it in a thread of its own.
         """
         cdef int result
         if not 0 <= index < self.queue_count:
@@ -263,7 +267,8 @@ cdef class FusePump:
         self.free_count += 1
         if was_active:
             self.active -= 1
-        if self.free_count == 1 or self.active == 0:
+        self.given_back += 1
+        if self.free_count == 1 or self.active == 0 or self.waiting_for_room:
             pthread_cond_broadcast(&self.pool_changed)
         pthread_mutex_unlock(&self.pool_lock)
 
@@ -313,6 +318,7 @@ cdef class FusePump:
         cdef int writable = 1
         cdef int head
         cdef VirtqDesc *table
+        cdef uint64_t seen
         cdef uint64_t at = s.gpa + REQUEST_AT
         s.opcode = opcode
         s.unique = header.unique
@@ -363,13 +369,19 @@ cdef class FusePump:
         pthread_mutex_unlock(&self.pool_lock)
         table = <VirtqDesc *>s.base if self.indirect[index] else NULL
         while True:
+            seen = self.given_back
             head = ring_add(self.rings[index], segments, readable, writable, table, s.gpa, <uint32_t>slot)
             if head >= 0:
                 break
             # The ring is full (chains without an indirect table, or fewer entries than slots): wait for an answer.
             pthread_mutex_lock(&self.pool_lock)
-            pthread_cond_wait(&self.pool_changed, &self.pool_lock)
+            self.waiting_for_room += 1
+            while self.given_back == seen and not self.dead:
+                pthread_cond_wait(&self.pool_changed, &self.pool_lock)
+            self.waiting_for_room -= 1
             pthread_mutex_unlock(&self.pool_lock)
+            if self.dead:
+                return True
         ring_kick(self.rings[index], False)
         return True
 
@@ -447,7 +459,8 @@ cdef class FusePump:
         cdef uint8_t *init = s.base + REPLY_AT + OUT_HEADER
         cdef uint32_t max_write = DATA_ROOM
         cdef uint16_t max_pages = MAX_PAGES
-        # struct fuse_init_out: major, minor, max_readahead, flags, max_background + congestion_threshold, max_write, time_gran, max_pages
+        # struct fuse_init_out: major, minor, max_readahead, flags, max_background + congestion_threshold, max_write,
+        # time_gran, max_pages
         if out.error == 0 and length >= OUT_HEADER + 24:
             if get32(init + 20) > DATA_ROOM:
                 memcpy(init + 20, &max_write, 4)
@@ -474,7 +487,7 @@ cdef class FusePump:
             until.tv_nsec -= 1000000000
         pthread_mutex_lock(&self.pool_lock)
         while result == 0:
-            if for_init and self.init_seen:
+            if self.dead or (for_init and self.init_seen):
                 break
             if not for_init and self.active == 0:
                 break
@@ -483,18 +496,20 @@ cdef class FusePump:
         return result
 
     def wait_for_init(self, double timeout):
-        """The errno of the answer to the kernel's INIT (0: mounted), or None when none came within ``timeout`` seconds."""
+        """The errno of the answer to the kernel's INIT (0: mounted), or None when none came within ``timeout``
+        seconds.
+        """
         cdef int result
         with nogil:
             result = self._wait(True, timeout)
-        return None if result else self.init_error
+        return self.init_error if self.init_seen and not result else None
 
     def wait_idle(self, double timeout):
         """True once no request is in flight, False when that took longer than ``timeout`` seconds."""
         cdef int result
         with nogil:
             result = self._wait(False, timeout)
-        return result == 0
+        return result == 0 and not self.dead
 
     def pause(self):
         """Makes every ``read_requests`` return after the request that it is at. What is in flight goes on."""
@@ -519,6 +534,14 @@ cdef class FusePump:
         self.stopping = True
         for i in range(self.queue_count):
             write(self.rings[i].call_fd, &one, 8)
+
+    def abandon(self):
+        """As ``pause``, for a back-end that will not answer any more: nobody waits for it. There is no way back."""
+        self.pause()
+        pthread_mutex_lock(&self.pool_lock)
+        self.dead = True
+        pthread_cond_broadcast(&self.pool_changed)
+        pthread_mutex_unlock(&self.pool_lock)
 
     def send_destroy(self):
         """Queues a DESTROY of our own: the kernel sends one for virtiofs but not for a mount through ``/dev/fuse``."""

@@ -1,0 +1,101 @@
+"""The control socket of a running mount: one line of JSON in, one out.
+
+A request is ``{"command": NAME, …}``, the answer ``{"ok": true, …}`` or ``{"ok": false, "error": SENTENCE}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ferryfs.errors import FerryError, OptionError, PeerError
+
+Answer = Mapping[str, Any]
+Handler = Callable[[Mapping[str, Any]], Answer]
+_LINE_MAX: Final = 1 << 16
+
+
+def control_path(mountpoint: str) -> Path:
+    """Where the control socket of the mount on ``mountpoint`` is, below /run for root, else below $XDG_RUNTIME_DIR."""
+    base = (
+        Path("/run") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/ferryfs-{os.geteuid()}"))
+    )
+    # Not realpath: looking at the mount point itself would ask the daemon, which may be the one that hangs.
+    parent, name = os.path.split(os.path.abspath(mountpoint))
+    place = os.path.join(os.path.realpath(parent), name)
+    return base / "ferryfs" / f"mount-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.sock"
+
+
+class ControlServer:
+    """Listens for one mount. Readiness is the caller's business (``fileno``); ``serve`` answers one connection."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._sock.bind(str(path))
+        path.chmod(0o600)
+        self._sock.listen(4)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def serve(self) -> None:
+        """Accepts one connection, answers one line. A peer that goes or writes rubbish harms nobody."""
+        connection, _ = self._sock.accept()
+        with connection:
+            connection.settimeout(5.0)
+            try:
+                request = json.loads(_read_line(connection))
+                answer: Answer = {"ok": True, **self._handler(request)}
+            except FerryError as error:
+                answer = {"ok": False, "error": str(error)}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                answer = {"ok": False, "error": f"The request is not understood: {error}."}
+            try:
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._sock.close()
+        self._path.unlink(missing_ok=True)
+
+
+def ask(mountpoint: str, command: str, *, timeout_s: float = 300.0, **arguments: object) -> dict[str, Any]:
+    """Sends one command to the mount on ``mountpoint`` and returns its answer.
+
+    Raises OptionError when no mount of ours is there, PeerError with the mount's own sentence when it says no.
+    """
+    path = control_path(mountpoint)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            raise OptionError(f"No `ferryfs mount` of this user serves {mountpoint}.") from error
+        try:
+            sock.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(_read_line(sock))
+        except (OSError, ValueError) as error:
+            raise PeerError(f"The process that serves {mountpoint} gave no answer to {command}: {error}.") from error
+    if not answer.pop("ok", False):
+        raise PeerError(str(answer.get("error", f"{command} failed.")))
+    return answer
+
+
+def _read_line(sock: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _LINE_MAX:
+        part = sock.recv(4096)
+        if not part:
+            break
+        data += part
+    return data
