@@ -285,7 +285,7 @@ def name_of(number: int) -> str:
     return request.name if request else f"message {number}"
 
 
-def decode_header(data: bytes) -> Header:
+def decode_header(data: bytes | bytearray) -> Header:
     """The header at the start of ``data``, from the front-end. Raises FrontendError for what can't be one."""
     if len(data) < HEADER.size:
         raise FrontendError(f"A vhost-user message ends in its header: {len(data)} bytes instead of {HEADER.size}.")

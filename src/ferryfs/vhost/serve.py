@@ -1,0 +1,274 @@
+"""The daemon's socket and its main loop: wait for a front-end, serve it, end or wait for the next.
+
+``listen`` makes the socket of ``--socket-path``, ``adopt`` takes that of ``--fd``, both before any sandbox. ``serve`` is
+the loop: the connection, the device's events and the signals that end the daemon, in one ``poll``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from ferryfs.errors import FrontendError, OptionError, SetupError
+from ferryfs.vhost.device import DeviceControl
+from ferryfs.vhost.endpoint import Disconnected, Endpoint
+from ferryfs.vhost.session import Session
+
+if TYPE_CHECKING:
+    from ferryfs.engine.device import Device
+
+_LOG = logging.getLogger("ferryfs.vhost")
+
+READY_LINE: Final = "Waiting for vhost-user socket connection..."
+"""What managers wait for on stderr, in virtiofsd's words."""
+EVENT_LINES_PER_SECOND: Final = 20
+"""Most log lines that a guest can cause: enough to see what is going on, too few to fill a disk in a hurry."""
+_END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+# --- the socket
+
+
+def listen(path: str, group: int | None = None) -> tuple[socket.socket, int]:
+    """A listening socket at ``path``, and the file descriptor that locks ``<path>.pid`` as long as it is open.
+
+    The socket is its owner's, and also the group's of that id if one is given. A socket that nobody listens on any more
+    is replaced. Raises SetupError where somebody does, or where the path can't be had.
+    """
+    lock_fd = _lock_pid_file(path)
+    try:
+        _remove_stale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            # bind(2) makes the file, so the mode has to be right from the start: a chmod after it would be too late.
+            old_umask = os.umask(0o077 if group is None else 0o007)
+            try:
+                sock.bind(path)
+            finally:
+                os.umask(old_umask)
+            if group is not None:
+                os.chown(path, -1, group)
+            sock.listen(1)
+        except OSError as error:
+            sock.close()
+            raise SetupError(f"The socket {path} can't be made: {_reason(error)}.") from error
+    except BaseException:
+        os.close(lock_fd)
+        raise
+    return sock, lock_fd
+
+
+def adopt(fd: int) -> socket.socket:
+    """The listening socket that was inherited as ``fd``. Raises OptionError for anything else."""
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise OptionError(f"--fd={fd} is not a socket: {_reason(error)}.") from error
+    if sock.family != socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise OptionError(f"--fd={fd} is not a listening Unix socket.")
+    sock.setblocking(False)
+    return sock
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _lock_pid_file(path: str) -> int:
+    """Locked as virtiofsd locks it (a record lock), so that each sees the other; the lock goes with the process."""
+    name = f"{path}.pid"
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SetupError(f"The file {name} can't be made: {_reason(error)}.") from error
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except (BlockingIOError, PermissionError) as error:
+        owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "another process"
+        os.close(fd)
+        raise SetupError(f"The socket {path} is in use by {owner}, which holds {name}: choose another path.") from error
+    except OSError as error:
+        os.close(fd)
+        raise SetupError(f"The file {name} can't be written: {_reason(error)}.") from error
+    return fd
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise SetupError(f"{path} exists and is not a socket: choose another --socket-path, or remove it.")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SetupError(f"The socket {path} can't be looked at: {_reason(error)}.") from error
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            pass
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            # Its backlog is full, so somebody listens.
+            raise SetupError(f"The socket {path} is in use: choose another --socket-path.") from None
+        except OSError as error:
+            raise SetupError(f"The socket {path} can't be replaced: {_reason(error)}.") from error
+        else:
+            raise SetupError(f"The socket {path} is in use: choose another --socket-path.")
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise SetupError(f"The stale socket {path} can't be removed: {_reason(error)}.") from error
+
+
+# --- the signals
+
+
+class EndSignals:
+    """SIGTERM, SIGINT and SIGHUP as a file descriptor to poll, from entering to leaving the ``with`` block.
+
+    Only in the main thread. Python's own handlers are put back at the end.
+    """
+
+    def __enter__(self) -> EndSignals:
+        self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        self._old_handlers = [(number, signal.signal(number, lambda *_: None)) for number in _END_SIGNALS]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._old_handlers:
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+
+    def fileno(self) -> int:
+        """Readable as soon as one of the signals came."""
+        return self._read_fd
+
+
+# --- the loop
+
+
+def serve(
+    listener: socket.socket,
+    connect: Callable[[], tuple[Session, DeviceControl]],
+    stop_fd: int,
+    *,
+    keep_listening: bool = False,
+) -> None:
+    """Serve a front-end until it goes, and with ``keep_listening`` the next one, until ``stop_fd`` is readable.
+
+    ``connect`` makes the session and the device of one connection: nothing is left of the one before. It is called
+    before the front-end comes, so that what can't be had is said early. Closes ``listener``. Raises FrontendError where
+    the front-end broke the protocol, unless there is a next one to wait for: then it is logged.
+    """
+    announced = False
+    with listener:
+        while True:
+            session, control = connect()
+            try:
+                if not announced:
+                    sys.stderr.write(READY_LINE + "\n")
+                    sys.stderr.flush()
+                    announced = True
+                sock = _accept(listener, stop_fd)
+                if sock is None:
+                    return
+                if not keep_listening:
+                    # Another front-end is refused at once instead of waiting for an answer that never comes.
+                    listener.close()
+                stopped = _serve_one(Endpoint(sock, session, control.carry_out), control, stop_fd)
+            except FrontendError as error:
+                if not keep_listening:
+                    raise
+                _LOG.error("%s The connection is ended.", error)
+                stopped = False
+            finally:
+                control.close()
+            if stopped or not keep_listening:
+                return
+
+
+def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:
+    """The next connection, or None when the daemon is to end."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(stop_fd, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == stop_fd:
+                return None
+            with suppress(BlockingIOError, ConnectionAbortedError):
+                return listener.accept()[0]
+
+
+def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool:
+    """One connection to its end; whether the daemon is to end as well."""
+    events = EventLog(control.device)
+    poll = select.poll()
+    poll.register(stop_fd, select.POLLIN)
+    poll.register(control.device.events_fd, select.POLLIN)
+    try:
+        while True:
+            poll.register(endpoint.fileno(), endpoint.events())
+            for fd, ready in poll.poll():
+                if fd == stop_fd:
+                    return True
+                if fd == control.device.events_fd:
+                    events.drain()
+                else:
+                    endpoint.handle(ready)
+    except Disconnected:
+        _LOG.info("The front-end is gone.")
+        return False
+    finally:
+        endpoint.close()
+        events.drain()
+
+
+class EventLog:
+    """Writes what the device's workers have to tell to the log, no more lines a second than a log can bear."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._second = 0
+        self._lines = 0
+        self._dropped = 0
+
+    def drain(self) -> None:
+        """Write out all that is there."""
+        for _, queue, errno, count, text in self._device.drain_events():
+            second = int(time.monotonic())
+            if second != self._second:
+                self._second, self._lines = second, 0
+                if self._dropped:
+                    _LOG.warning("%d more lines like these were left out.", self._dropped)
+                    self._dropped = 0
+            if self._lines >= EVENT_LINES_PER_SECOND:
+                self._dropped += 1
+                continue
+            self._lines += 1
+            reason = f" ({os.strerror(errno)})" if errno else ""
+            times = f", {count} times" if count > 1 else ""
+            _LOG.warning("Queue %d: %s%s%s", queue, text, reason, times)
