@@ -1,7 +1,7 @@
 """The daemon's socket and its main loop: wait for a front-end, serve it, end or wait for the next.
 
-``listen`` makes the socket of ``--socket-path``, ``adopt`` takes that of ``--fd``, both before any sandbox. ``serve`` is
-the loop: the connection, the device's events and the signals that end the daemon, in one ``poll``.
+``listen`` makes the socket of ``--socket-path``, ``adopt`` takes that of ``--fd``, both before any sandbox. ``serve``
+is the loop: the connection, the device's events and the signals that end the daemon, in one ``poll``.
 """
 
 from __future__ import annotations
