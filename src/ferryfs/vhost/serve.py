@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -88,14 +89,16 @@ def _reason(error: OSError) -> str:
 
 
 def _lock_pid_file(path: str) -> int:
-    """Locked as virtiofsd locks it (a record lock), so that each sees the other; the lock goes with the process."""
+    """A write lock on the whole file, held by the open file description: it outlives a fork, and goes with the
+    last process that has it. virtiofsd's record lock (lockf(3)) and this one see each other.
+    """
     name = f"{path}.pid"
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise SetupError(f"The file {name} can't be made: {_reason(error)}.") from error
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     except (BlockingIOError, PermissionError) as error:

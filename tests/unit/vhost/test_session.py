@@ -83,7 +83,7 @@ def test_samples_are_all_that_is_served() -> None:
 @pytest.mark.parametrize("need_reply", [False, True])
 @pytest.mark.parametrize("request_", SAMPLES, ids=lambda request: request.name)
 def test_whole(request_: Request, need_reply: bool) -> None:
-    """Answered once if it has an answer of its own, and else if and only if one is asked for: whatever was negotiated."""
+    """Answered once if it has an answer of its own, and else if and only if one is asked for."""
     value, fds = SAMPLES[request_]
     step = send(fresh(), request_, value, fds, need_reply=need_reply)
     assert step.request is request_
