@@ -61,6 +61,7 @@ class Backend:
         self.log = log
         self.command = [*command, "--socket-path", str(socket), "--shared-dir", str(shared), *options]
         self.process: subprocess.Popen[bytes] | None = None
+        self.status: int | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -95,12 +96,21 @@ class Backend:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def wait(self, timeout: float = STOP_TIMEOUT) -> int:
-        """Wait for the daemon to end by itself, as it does when its front-end goes; its exit status."""
-        assert self.process is not None
-        return self.process.wait(timeout)
+        """Wait for the daemon to end by itself, as it does when its front-end goes; its exit status.
+
+        :raises SetupError: it is still running after ``timeout`` seconds.
+        """
+        if self.process is not None:
+            try:
+                self.status = self.process.wait(timeout)
+            except subprocess.TimeoutExpired as error:
+                raise SetupError(f"`{self.command[0]}` is still running {timeout:g} s after it had to end.") from error
+            self.process = None
+        assert self.status is not None
+        return self.status
 
     def stop(self) -> None:
-        """End the daemon, by SIGTERM first; does nothing the second time."""
+        """End the daemon, by SIGTERM first; does nothing when it has ended. Its exit status is in ``status``."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -110,4 +120,4 @@ class Backend:
                 process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
-        process.wait()
+        self.status = process.wait()

@@ -1,0 +1,33 @@
+# The commands of this project. Each installs what it is missing (scripts/setup) and can be run again at any time.
+.PHONY: demo test check test-asan bench peers clean
+
+VENV := $(or $(FERRYFS_VENV),.venv)
+
+# A Linux guest in QEMU uses a directory of this host through ferryfsd.
+demo:
+	@scripts/setup demo
+	@$(VENV)/bin/ferryfs demo $(ARGS)
+
+# Lint, types, stubs, and every suite.
+test:
+	@scripts/setup test
+	@scripts/peers
+	@PATH="$(abspath $(VENV)/bin):$$PATH" scripts/check
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# Lint, types and stubs only.
+check:
+	@scripts/setup test
+	@PATH="$(abspath $(VENV)/bin):$$PATH" scripts/check
+
+# The suites that reach the compiled core, with address and undefined-behaviour sanitizers.
+test-asan:
+	@scripts/setup test
+	@scripts/asan $(ARGS)
+
+# The reference daemons that tests and benchmarks compare with.
+peers:
+	@scripts/peers
+
+clean:
+	rm -rf build .venv .venv-asan .mypy_cache .pytest_cache .ruff_cache .hypothesis

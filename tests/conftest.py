@@ -1,0 +1,137 @@
+"""Rules for every test: no skip without a reason in CI, nothing left over, no daemon that complains."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_log import complaints
+from leaks import Snapshot, adopt_orphans, left_over, snapshot
+
+from ferryfs.guest.backend import Backend
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed-skips.txt")
+IN_CI = os.environ.get("CI") == "true"
+
+StartDaemon = Callable[..., Backend]
+
+_before = pytest.StashKey[Snapshot]()
+_skips = pytest.StashKey[list[str]]()
+
+
+def _allowed_skips() -> list[str]:
+    patterns = []
+    for number, line in enumerate(ALLOWED_SKIPS.read_text().splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            pattern, _, reason = line.partition("  ")
+            if not reason.strip():
+                raise pytest.UsageError(f"{ALLOWED_SKIPS}:{number}: {pattern} has no reason; put it after two spaces.")
+            patterns.append(pattern)
+    return patterns
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skips] = _allowed_skips()
+    adopt_orphans()
+
+
+def _refuse_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Under CI=true a skip that nobody allowed is a failure, and so is a failure that is only expected."""
+    if not IN_CI or report.outcome != "skipped":
+        return
+    if any(fnmatch.fnmatchcase(report.nodeid, pattern) for pattern in config.stash[_skips]):
+        return
+    why = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+    report.outcome = "failed"
+    report.longrepr = f"{report.nodeid}: {why}\nA skip in CI has to be named in {ALLOWED_SKIPS.name}, with a reason."
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(item.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(collector.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    item.session.stash[_before] = snapshot()
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """What a fixture of a wider scope brings is there for the tests after this one too: no leak of this one."""
+    if fixturedef.scope == "function":
+        return (yield)
+    result = yield
+    session = request.session
+    if _before in session.stash:
+        session.stash[_before] = session.stash[_before] | snapshot()
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    yield
+    left = left_over(item.session.stash[_before])
+    if left:
+        pytest.fail("\n".join(left), pytrace=False)
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Starts daemons, ends them after the test, and fails it when one complained or did not end cleanly."""
+    started: list[tuple[Backend, Sequence[str]]] = []
+    with ExitStack() as running:
+
+        def start(
+            command: Sequence[str],
+            shared: Path,
+            options: Sequence[str] = (),
+            *,
+            socket: Path | None = None,
+            allowed: Sequence[str] = (),
+        ) -> Backend:
+            """Start one; ``allowed`` are regular expressions of log lines that this test provokes."""
+            number = len(started)
+            backend = Backend(
+                command,
+                shared,
+                socket or tmp_path / f"socket{number}",
+                tmp_path / f"daemon{number}.log",
+                options,
+                {"PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
+            )
+            running.enter_context(backend)
+            started.append((backend, allowed))
+            return backend
+
+        yield start
+        for backend, _ in started:
+            backend.stop()
+    for backend, allowed in started:
+        found = complaints(backend.log_text(), allowed)
+        # The reference daemon leaves SIGTERM to the kernel; ours ends by it with status 0.
+        clean = {0, -signal.SIGTERM} if Path(backend.command[0]).name == "virtiofsd" else {0}
+        if found or backend.status not in clean:
+            pytest.fail(f"{backend.command[0]} ended with status {backend.status} and wrote:\n{backend.log_text()}")
