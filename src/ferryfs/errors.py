@@ -1,7 +1,7 @@
 """The exception tree: whose fault it is, and which exit code it gives.
 
-Every message is one sentence that names the thing (option, file, inode, queue, message), says what is wrong with it and,
-where the reader can do something about it, what to type.
+Every message is one sentence that names the thing (option, file, inode, queue, message), says what is wrong with it
+and, where the reader can do something about it, what to type.
 """
 
 from typing import ClassVar
@@ -24,7 +24,7 @@ class SetupError(FerryError):
 
 
 class FrontendError(FerryError):
-    """The front-end's fault: a message or a file descriptor that breaks the vhost-user protocol. It ends the connection."""
+    """The front-end's fault: a message or a descriptor that breaks the vhost-user protocol. It ends the connection."""
 
 
 class GuestError(FerryError):
