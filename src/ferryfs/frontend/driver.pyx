@@ -245,7 +245,7 @@ cdef class GuestRam:
     """Guest memory: one memfd and one mapping a region, sparse until touched.
 
     ``sizes`` are the regions' bytes (whole pages); region 0 begins at guest address ``base``, each other one ``gap``
-    bytes behind the end of the one before. Space inside is handed out once by ``alloc`` and never taken back.
+    bytes behind the end of the one before. Space inside is handed out by ``alloc``; ``rewind`` takes it back.
     """
 
     def __init__(self, sizes, *, uint64_t base=0x100000, uint64_t gap=0x100000, uint64_t mmap_offset=0):
@@ -296,6 +296,14 @@ cdef class GuestRam:
             raise ValueError(f"region {region} has no room for {size} bytes")
         self._low[region] = at + size
         return at
+
+    def mark(self):
+        """What is given out so far, for ``rewind``."""
+        return list(self._low), list(self._high)
+
+    def rewind(self, mark):
+        """Takes back everything given out since ``mark``; nothing in there may be in use."""
+        self._low, self._high = list(mark[0]), list(mark[1])
 
     def read(self, uint64_t gpa, uint64_t length):
         cdef uint8_t *at = self.window(gpa, length)
@@ -475,7 +483,7 @@ cdef class DriverQueue:
 
     def wait(self, double timeout=10.0):
         """As ``poll``, but waits up to ``timeout`` seconds for the back-end's call. None: nothing came in that time."""
-        cdef uint64_t count
+        cdef uint64_t count = 0
         cdef pollfd entry
         cdef int ready, left_ms
         deadline = time.monotonic() + timeout
