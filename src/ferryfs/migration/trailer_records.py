@@ -77,6 +77,9 @@ class FileSystemIdentity:
     # The directory's inode number and birth time; -1 when the file system knows no birth.
     inode: int
     born_ns: int
+    # Which running kernel saw it (its boot id; empty when unknown), and the ``st_dev`` there: proof on one host only.
+    host: bytes = b""
+    device: int = 0
 
     def write(self, writer: Writer) -> None:
         writer.u64(self.kind)
@@ -87,6 +90,8 @@ class FileSystemIdentity:
         writer.u64(self.fsid)
         writer.u64(self.inode)
         writer.i64(self.born_ns)
+        writer.byte_string(self.host)
+        writer.u64(self.device)
 
     @classmethod
     def read(cls, reader: Reader) -> FileSystemIdentity:
@@ -99,6 +104,8 @@ class FileSystemIdentity:
             fsid=reader.u64("f_fsid"),
             inode=reader.u64("an inode number"),
             born_ns=reader.i64("a birth time"),
+            host=reader.byte_string("a boot id"),
+            device=reader.u64("st_dev"),
         )
 
 
@@ -132,7 +139,7 @@ class Mounts:
 
     @classmethod
     def read(cls, reader: Reader) -> Mounts:
-        count = reader.count(10, "mounts")
+        count = reader.count(12, "mounts")
         return cls(
             tuple(
                 Mount(reader.u64("a mount id"), reader.byte_string("a mount's path"), FileSystemIdentity.read(reader))

@@ -1,8 +1,8 @@
 """Moving a state's bytes: two ends without any I/O, and the thin thread that pumps a file descriptor for them.
 
-``Incoming`` takes bytes by ``feed`` and gives the whole at the end; ``Outgoing`` gives them piece by piece. They know no fd.
-``Transfer`` runs one of them in a thread: SET_DEVICE_STATE_FD is answered before data flows, because the front-end
-begins to read (or write) only then, and a pipe would deadlock.
+``Incoming`` takes bytes by ``feed`` and gives the whole at the end; ``Outgoing`` gives them piece by piece. They know
+no fd. ``Transfer`` runs one of them in a thread: SET_DEVICE_STATE_FD is answered before data flows, because the
+front-end begins to read (or write) only then, and a pipe would deadlock.
 
 Some facts about the fd. The front-end chooses it: QEMU a pipe, others a socket or a file. The end of the stream is
 the end of file, so closing the fd is the last act of a save, also of a failed one: CHECK_DEVICE_STATE tells the

@@ -57,7 +57,16 @@ STATE = StateV2(
 )
 
 EXT4 = FileSystemIdentity(
-    0xEF53, 1, b"\x02\0\0\0\0\0\0\0", True, bytes(range(16)), 0xDEADBEEF12345678, 2, 1_700_000_000_000_000_000
+    0xEF53,
+    1,
+    b"\x02\0\0\0\0\0\0\0",
+    True,
+    bytes(range(16)),
+    0xDEADBEEF12345678,
+    2,
+    1_700_000_000_000_000_000,
+    bytes(16),
+    2049,
 )
 BARE = FileSystemIdentity(0x01021994, 0, b"", False, b"", 0, 1, -1)
 
