@@ -274,4 +274,5 @@ class EventLog:
             self._lines += 1
             reason = f" ({os.strerror(errno)})" if errno else ""
             times = f", {count} times" if count > 1 else ""
-            _LOG.warning("Queue %d: %s%s%s", queue, text, reason, times)
+            where = f"Queue {queue}: " if queue >= 0 else ""
+            _LOG.warning("%s%s%s%s", where, text, reason, times)

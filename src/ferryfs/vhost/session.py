@@ -217,6 +217,10 @@ class Session:
         self.config = config
         self.device_state = device_state
         self.features = 0
+        # Whether SET_FEATURES came without PROTOCOL_FEATURES: then SET_VRING_ENABLE does not exist, and a ring runs
+        # from its start. Before SET_FEATURES nothing runs: RESET_DEVICE comes even earlier, and at the destination of
+        # a migration no ring may be looked at before the state is loaded.
+        self._rings_start_enabled = False
         self.protocol_features = 0
         self.offered_protocol_features = self._offer()
         # By what identifies a region to REM_MEM_REG; the device has the mappings.
@@ -287,7 +291,7 @@ class Session:
             case Request.RESET_OWNER, _:
                 actions = self._enable_all(False)
             case Request.RESET_DEVICE, _:
-                actions = (ResetDevice(), *self._enable_all(not self._has(Feature.PROTOCOL_FEATURES)))
+                actions = (ResetDevice(), *self._enable_all(self._rings_start_enabled))
             case Request.SET_MEM_TABLE, tuple():
                 actions = (self._set_mem_table(value, fds),)
             case Request.ADD_MEM_REG, MemoryRegion():
@@ -335,10 +339,12 @@ class Session:
         logged_before = self._has(Feature.LOG_ALL)
         self.features = features
         actions: list[Action] = [SetFeatures(features)]
-        if not self._has(Feature.PROTOCOL_FEATURES):
-            # Then SET_VRING_ENABLE does not exist, and a ring runs from its start. With it, the message comes again on
-            # running rings when logging goes on and off, and must not touch what SET_VRING_ENABLE said.
-            actions += self._enable_all(True)
+        start_enabled = not self._has(Feature.PROTOCOL_FEATURES)
+        if start_enabled != self._rings_start_enabled:
+            # Only on a change: the message comes again on running rings when logging goes on and off, and must not
+            # touch what SET_VRING_ENABLE said.
+            self._rings_start_enabled = start_enabled
+            actions += self._enable_all(start_enabled)
         if self._has(Feature.LOG_ALL) != logged_before:
             actions.append(LogAll(not logged_before))
         return tuple(actions)

@@ -184,8 +184,8 @@ def test_too_many_descriptors_in_pieces(front: FrontEnd) -> None:
 def test_result_of_the_action_is_in_the_answer(request_: Request) -> None:
     front = FrontEnd(lambda _: Outcome(0x1234))
     with files(1) as fds:
-        value = {11: vu.VringState(1, 0), 42: vu.StateTransfer(0, 0)}.get(request_)
-        answer = front.ask(request_, value, fds if request_ is Request.SET_DEVICE_STATE_FD else ())
+        values: dict[int, Value] = {11: vu.VringState(1, 0), 42: vu.StateTransfer(0, 0)}
+        answer = front.ask(request_, values.get(request_), fds if request_ is Request.SET_DEVICE_STATE_FD else ())
     assert answer == (vu.VringState(1, 0x1234) if request_ is Request.GET_VRING_BASE else 0x1234)
     front.close()
 

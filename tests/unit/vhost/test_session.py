@@ -203,6 +203,20 @@ def test_rings_start_enabled_without_protocol_features() -> None:
     assert send(fresh(), Request.SET_FEATURES, features).actions == (s.SetFeatures(features), *enable_all(True))
 
 
+def test_no_ring_runs_before_features_are_set() -> None:
+    """QEMU resets the device before it sets features, and a destination loads the state before it enables a ring."""
+    session = fresh()
+    assert send(session, Request.RESET_DEVICE).actions == (s.ResetDevice(), *enable_all(False))
+    assert send(session, Request.SET_FEATURES, NEGOTIATED).actions == (s.SetFeatures(NEGOTIATED),)
+
+
+def test_front_end_that_thinks_better_of_protocol_features() -> None:
+    session = fresh()
+    send(session, Request.SET_FEATURES, 0)
+    assert send(session, Request.SET_FEATURES, 0).actions == (s.SetFeatures(0),)
+    assert send(session, Request.SET_FEATURES, NEGOTIATED).actions == (s.SetFeatures(NEGOTIATED), *enable_all(False))
+
+
 def test_set_features_on_running_rings_leaves_them_as_they_are() -> None:
     """Logging goes on and off by SET_FEATURES, thousands of times: no ring is enabled or disabled by that."""
     session = fresh()
