@@ -143,11 +143,13 @@ class Chain:
 
     def write(self, offset: int, data: bytes) -> int:
         """Puts data at this offset of the writable bytes; how many of them there was room for."""
-        places = [(region, start + i) for region, start, length in self.writable for i in range(length)]
-        places = places[offset : offset + len(data)]
-        for (region, place), byte in zip(places, data, strict=False):
-            region.data[place] = byte
-        return len(places)
+        done = 0
+        for region, start, length in self.writable:
+            part = data[done : done + max(0, length - offset)]
+            region.data[start + offset : start + offset + len(part)] = part
+            done += len(part)
+            offset = max(0, offset - length)
+        return done
 
 
 @dataclass(slots=True)
