@@ -20,6 +20,7 @@ FAMILIES: Final = (
     "acls",
     "locks",
     "directories",
+    "owners",
     "users",
     "special",
     "moving",

@@ -3,38 +3,17 @@
 import errno
 import os
 import stat
-from functools import partial
 from pathlib import Path
 
 from ..assertions import equal, fails
 from ..files import LONG_AGO_NS, make, mode_of, opened
+from ..people import file_of, home_of, owner_of
 from ..processes import ALICE, BOB, CAROL, TEAM_GID, User, as_user, umask
 from ..registry import check
 from ..syscalls import AT_EACCESS, faccessat2
 
 ROOT = "root"
 NO_CHANGE = -1
-BOB_IN_TEAM = User(BOB.uid, BOB.gid, (TEAM_GID,))
-
-
-def _owner(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_uid, status.st_gid
-
-
-def _home(directory: Path, user: User, mode: int = 0o755) -> Path:
-    home = directory / f"home{user.uid}"
-    home.mkdir()
-    os.chown(home, user.uid, user.gid)
-    home.chmod(mode)
-    return home
-
-
-def _file_of(directory: Path, user: User, mode: int, content: bytes = b"content") -> Path:
-    file = make(directory / f"file{user.uid}", content)
-    os.chown(file, user.uid, user.gid)
-    file.chmod(mode)
-    return file
 
 
 def _denied(path: Path, flags: int, code: int = errno.EACCES) -> None:
@@ -47,54 +26,8 @@ def _allowed(path: Path, flags: int) -> None:
 
 
 @check(ROOT)
-def what_is_made_belongs_to_its_maker(directory: Path) -> None:
-    home = _home(directory, ALICE)
-
-    def create() -> None:
-        os.umask(0o022)
-        make(home / "file")
-        (home / "dir").mkdir()
-        (home / "link").symlink_to("x")
-        os.mkfifo(home / "fifo")
-        os.mknod(home / "socket", stat.S_IFSOCK | 0o600)
-        make(home / "dir" / "inside")
-
-    as_user(ALICE, create)
-    for name in ("file", "dir", "link", "fifo", "socket", "dir/inside"):
-        equal((ALICE.uid, ALICE.gid), _owner(home / name), f"owner of {name}")
-    equal(os.geteuid(), directory.stat().st_uid, "owner of what root made")
-
-
-@check(ROOT, "tmpfile")
-def o_tmpfile_belongs_to_its_maker(directory: Path) -> None:
-    home = _home(directory, ALICE)
-
-    def create() -> None:
-        with opened(home, os.O_TMPFILE | os.O_RDWR) as fd:
-            equal((ALICE.uid, ALICE.gid), (os.fstat(fd).st_uid, os.fstat(fd).st_gid), "owner")
-
-    as_user(ALICE, create)
-
-
-@check(ROOT)
-def root_makes_files_of_root(directory: Path) -> None:
-    home = _home(directory, ALICE)
-    make(home / "file")
-    equal((0, os.getegid()), _owner(home / "file"), "owner")
-
-
-@check(ROOT)
-def two_users_take_turns(directory: Path) -> None:
-    directory.chmod(0o1777)
-    for turn in range(10):
-        user = (ALICE, BOB, CAROL)[turn % 3]
-        as_user(user, partial(os.mkdir, directory / f"{turn}"))
-        equal((user.uid, user.gid), _owner(directory / f"{turn}"), "owner")
-
-
-@check(ROOT)
 def owner_bits(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o600)
+    file = file_of(directory, ALICE, 0o600)
     as_user(ALICE, lambda: _allowed(file, os.O_RDWR))
     as_user(BOB, lambda: _denied(file, os.O_RDONLY))
     file.chmod(0o400)
@@ -107,7 +40,7 @@ def owner_bits(directory: Path) -> None:
 
 @check(ROOT)
 def group_bits_by_the_primary_group(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o640)
+    file = file_of(directory, ALICE, 0o640)
     friend = User(BOB.uid, ALICE.gid)
     as_user(friend, lambda: _allowed(file, os.O_RDONLY))
     as_user(friend, lambda: _denied(file, os.O_WRONLY))
@@ -118,7 +51,7 @@ def group_bits_by_the_primary_group(directory: Path) -> None:
 
 @check(ROOT)
 def group_bits_by_a_supplementary_group(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o660)
+    file = file_of(directory, ALICE, 0o660)
     os.chown(file, NO_CHANGE, TEAM_GID)
     as_user(CAROL, lambda: _allowed(file, os.O_RDWR))
     as_user(BOB, lambda: _denied(file, os.O_RDONLY))
@@ -143,7 +76,7 @@ def supplementary_group_may_create(directory: Path) -> None:
 
     as_user(CAROL, create)
     for name in ("renamed", "dir", "link", "fifo"):
-        equal((CAROL.uid, CAROL.gid), _owner(folder / name), f"owner of {name}")
+        equal((CAROL.uid, CAROL.gid), owner_of(folder / name), f"owner of {name}")
 
     def refused() -> None:
         with fails(errno.EACCES):
@@ -154,7 +87,7 @@ def supplementary_group_may_create(directory: Path) -> None:
 
 @check(ROOT)
 def directory_without_x_hides_what_is_inside(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
     make(home / "file")
     home.chmod(0o744)
 
@@ -172,7 +105,7 @@ def directory_without_x_hides_what_is_inside(directory: Path) -> None:
 
 @check(ROOT)
 def directory_without_r_can_not_be_listed(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
     make(home / "file")
     home.chmod(0o711)
 
@@ -186,7 +119,7 @@ def directory_without_r_can_not_be_listed(directory: Path) -> None:
 
 @check(ROOT)
 def directory_without_w_can_not_be_changed(directory: Path) -> None:
-    home = _home(directory, ALICE, 0o755)
+    home = home_of(directory, ALICE, 0o755)
     make(home / "file")
     (home / "file").chmod(0o666)
     (home / "dir").mkdir()
@@ -212,7 +145,7 @@ def directory_without_w_can_not_be_changed(directory: Path) -> None:
 
 @check(ROOT)
 def unlink_asks_the_directory_not_the_file(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
     make(home / "of_root").chmod(0o600)
     as_user(ALICE, lambda: (home / "of_root").unlink())
     equal([], os.listdir(home), "listing")
@@ -221,8 +154,8 @@ def unlink_asks_the_directory_not_the_file(directory: Path) -> None:
 @check(ROOT)
 def sticky_directory(directory: Path) -> None:
     directory.chmod(0o1777)
-    file = _file_of(directory, ALICE, 0o666)
-    sub = _home(directory, ALICE, 0o777)
+    file = file_of(directory, ALICE, 0o666)
+    sub = home_of(directory, ALICE, 0o777)
 
     def stranger() -> None:
         with fails(errno.EPERM):
@@ -248,197 +181,14 @@ def sticky_directory(directory: Path) -> None:
 
 @check(ROOT)
 def owner_of_a_sticky_directory_removes_all(directory: Path) -> None:
-    home = _home(directory, ALICE, 0o1777)
+    home = home_of(directory, ALICE, 0o1777)
     as_user(BOB, (home / "file").touch)
     as_user(ALICE, lambda: (home / "file").unlink())
 
 
 @check(ROOT)
-def setgid_directory_gives_its_group(directory: Path) -> None:
-    folder = directory / "team"
-    folder.mkdir()
-    os.chown(folder, 0, TEAM_GID)
-    folder.chmod(0o2777)
-
-    def create() -> None:
-        make(folder / "file")
-        (folder / "dir").mkdir()
-        (folder / "link").symlink_to("x")
-        os.mkfifo(folder / "fifo")
-        make(folder / "dir" / "inside")
-
-    for user in (ALICE, CAROL):
-        as_user(user, create)
-        for name in ("file", "dir", "link", "fifo", "dir/inside"):
-            equal((user.uid, TEAM_GID), _owner(folder / name), f"owner of {name}")
-        equal(0o2755, mode_of(folder / "dir"), "mode of the new directory")
-        equal(0o644, mode_of(folder / "file"), "mode of the new file")
-        (folder / "dir" / "inside").unlink()
-        (folder / "dir").rmdir()
-        for name in ("file", "link", "fifo"):
-            (folder / name).unlink()
-
-
-@check(ROOT)
-def setgid_file_by_a_stranger_to_the_group(directory: Path) -> None:
-    """In a setgid directory, who is not in the group gets no setgid file of it."""
-    folder = directory / "team"
-    folder.mkdir()
-    os.chown(folder, 0, TEAM_GID)
-    folder.chmod(0o2777)
-
-    def create(name: str) -> None:
-        os.umask(0)
-        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o2775))
-
-    as_user(ALICE, lambda: create("alices"))
-    equal(0o775, mode_of(folder / "alices"), "mode of the stranger's file")
-    as_user(CAROL, lambda: create("carols"))
-    equal(0o2775, mode_of(folder / "carols"), "mode of the member's file")
-
-
-@check(ROOT)
-def chmod_by_others_is_eperm(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o666)
-
-    def stranger() -> None:
-        with fails(errno.EPERM):
-            file.chmod(0o777)
-        with opened(file) as fd, fails(errno.EPERM):
-            os.fchmod(fd, 0o777)
-
-    as_user(BOB, stranger)
-    as_user(ALICE, lambda: file.chmod(0o640))
-    equal(0o640, mode_of(file), "mode")
-
-
-@check(ROOT)
-def chmod_setgid_by_a_stranger_to_the_group_is_dropped(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o755)
-    os.chown(file, NO_CHANGE, TEAM_GID)
-    as_user(ALICE, lambda: file.chmod(0o2755))
-    equal(0o755, mode_of(file), "mode")
-    os.chown(file, CAROL.uid, TEAM_GID)
-    as_user(CAROL, lambda: file.chmod(0o2755))
-    equal(0o2755, mode_of(file), "mode by a member")
-
-
-@check(ROOT)
-def chown_by_others_is_eperm(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o666)
-
-    def try_it(uid: int, gid: int) -> None:
-        with fails(errno.EPERM):
-            os.chown(file, uid, gid)
-
-    as_user(BOB, lambda: try_it(BOB.uid, NO_CHANGE))
-    as_user(ALICE, lambda: try_it(BOB.uid, NO_CHANGE))
-    as_user(ALICE, lambda: try_it(NO_CHANGE, TEAM_GID))
-    equal((ALICE.uid, ALICE.gid), _owner(file), "owner")
-
-
-@check(ROOT)
-def owner_gives_the_file_to_an_own_group(directory: Path) -> None:
-    file = _file_of(directory, CAROL, 0o644)
-    as_user(CAROL, lambda: os.chown(file, NO_CHANGE, TEAM_GID))
-    equal((CAROL.uid, TEAM_GID), _owner(file), "owner")
-    as_user(CAROL, lambda: os.chown(file, CAROL.uid, CAROL.gid))
-    equal((CAROL.uid, CAROL.gid), _owner(file), "owner")
-
-
-@check(ROOT)
-def chown_one_and_both_and_none(directory: Path) -> None:
-    file = make(directory / "file")
-    for uid, gid, expected in (
-        (5, NO_CHANGE, (5, 0)),
-        (NO_CHANGE, 6, (5, 6)),
-        (NO_CHANGE, NO_CHANGE, (5, 6)),
-        (0, 0, (0, 0)),
-        (0xFFFF_FFFE, 0xFFFF_FFFE, (0xFFFF_FFFE, 0xFFFF_FFFE)),
-        (65_534, 65_536, (65_534, 65_536)),
-    ):
-        os.chown(file, uid, gid)
-        equal(expected, _owner(file), "owner")
-    with opened(file) as fd:
-        os.fchown(fd, 1, 2)
-    equal((1, 2), _owner(file), "owner after fchown")
-
-
-@check(ROOT)
-def chown_drops_setuid_and_setgid(directory: Path) -> None:
-    file = make(directory / "file")
-    file.chmod(0o6755)
-    os.chown(file, 1, 1)
-    equal(0o755, mode_of(file), "mode after root's chown")
-    os.chown(file, CAROL.uid, CAROL.gid)
-    file.chmod(0o6711)
-    as_user(CAROL, lambda: os.chown(file, NO_CHANGE, TEAM_GID))
-    equal(0o711, mode_of(file), "mode after the owner's chgrp")
-
-
-@check(ROOT)
-def chown_keeps_the_bits_of_a_directory(directory: Path) -> None:
-    folder = directory / "dir"
-    folder.mkdir()
-    folder.chmod(0o7777)
-    os.chown(folder, 1, 1)
-    equal(0o7777, mode_of(folder), "mode")
-
-
-@check(ROOT)
-def write_by_a_stranger_drops_setuid_and_setgid(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o6777)
-
-    def write() -> None:
-        with opened(file, os.O_WRONLY) as fd:
-            os.write(fd, b"x")
-
-    as_user(BOB, write)
-    equal(0o777, mode_of(file), "mode")
-
-
-@check(ROOT)
-def truncate_by_a_stranger_drops_setuid_and_setgid(directory: Path) -> None:
-    for name, act in {
-        "truncate": lambda file: os.truncate(file, 3),
-        "o_trunc": lambda file: os.close(os.open(file, os.O_WRONLY | os.O_TRUNC)),
-        "ftruncate": _ftruncate,
-    }.items():
-        file = _file_of(directory, ALICE, 0o6777)
-        as_user(BOB, partial(act, file))
-        equal(0o777, mode_of(file), f"mode after {name}")
-
-
-def _ftruncate(file: Path) -> None:
-    with opened(file, os.O_WRONLY) as fd:
-        os.ftruncate(fd, 2)
-
-
-@check(ROOT)
-def write_by_root_keeps_setuid(directory: Path) -> None:
-    file = make(directory / "file")
-    file.chmod(0o4755)
-    with opened(file, os.O_WRONLY) as fd:
-        os.write(fd, b"x")
-    equal(0o4755, mode_of(file), "mode")
-
-
-@check(ROOT)
-def setgid_without_x_is_no_setgid_program(directory: Path) -> None:
-    """Without the group's x bit, setgid once meant mandatory locking: a write leaves it alone."""
-    file = _file_of(directory, CAROL, 0o2666)
-
-    def write() -> None:
-        with opened(file, os.O_WRONLY) as fd:
-            os.write(fd, b"x")
-
-    as_user(CAROL, write)
-    equal(0o2666, mode_of(file), "mode")
-
-
-@check(ROOT)
 def times_by_others(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o666)
+    file = file_of(directory, ALICE, 0o666)
     os.utime(file, ns=(LONG_AGO_NS, LONG_AGO_NS))
 
     def stranger() -> None:
@@ -462,7 +212,7 @@ def times_by_others(directory: Path) -> None:
 
 @check(ROOT)
 def truncate_needs_write_permission(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o644)
+    file = file_of(directory, ALICE, 0o644)
 
     def try_it() -> None:
         with fails(errno.EACCES):
@@ -476,7 +226,7 @@ def truncate_needs_write_permission(directory: Path) -> None:
 
 @check(ROOT)
 def create_for_writing_with_a_read_only_mode(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
 
     def create() -> None:
         for mode in (0, 0o400, 0o444):
@@ -490,7 +240,7 @@ def create_for_writing_with_a_read_only_mode(directory: Path) -> None:
 
 @check(ROOT)
 def fd_stays_usable_when_permission_goes(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o600)
+    file = file_of(directory, ALICE, 0o600)
 
     def use() -> None:
         with opened(file, os.O_RDWR) as fd:
@@ -505,7 +255,7 @@ def fd_stays_usable_when_permission_goes(directory: Path) -> None:
 
 @check(ROOT)
 def access_answers_for_the_caller(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o640)
+    file = file_of(directory, ALICE, 0o640)
 
     def check_as(readable: bool, writable: bool) -> None:
         equal(readable, os.access(file, os.R_OK), "readable")
@@ -522,7 +272,7 @@ def access_answers_for_the_caller(directory: Path) -> None:
 
 @check(ROOT)
 def access_by_real_and_by_effective_ids(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o600)
+    file = file_of(directory, ALICE, 0o600)
 
     def try_it() -> None:
         os.setgroups([])
@@ -549,8 +299,8 @@ def program_without_any_x_bit_is_not_even_roots(directory: Path) -> None:
 
 @check(ROOT)
 def root_reads_and_writes_everything(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0)
-    home = _home(directory, BOB, 0)
+    file = file_of(directory, ALICE, 0)
+    home = home_of(directory, BOB, 0)
     _allowed(file, os.O_RDWR)
     make(home / "file")
     equal(["file"], os.listdir(home), "listing")
@@ -558,14 +308,14 @@ def root_reads_and_writes_everything(directory: Path) -> None:
 
 @check(ROOT)
 def o_noatime_is_for_the_owner(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o644)
+    file = file_of(directory, ALICE, 0o644)
     as_user(ALICE, lambda: _allowed(file, os.O_RDONLY | os.O_NOATIME))
     as_user(BOB, lambda: _denied(file, os.O_RDONLY | os.O_NOATIME, errno.EPERM))
 
 
 @check(ROOT)
 def device_nodes_are_for_root(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
 
     def try_it() -> None:
         for kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -578,7 +328,7 @@ def device_nodes_are_for_root(directory: Path) -> None:
 @check(ROOT)
 def moving_a_directory_needs_w_on_itself(directory: Path) -> None:
     """Because `..` changes; under another name in the same place it is not needed."""
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
     (home / "there").mkdir()
     os.chown(home / "there", ALICE.uid, ALICE.gid)
     (home / "roots").mkdir()
@@ -594,7 +344,7 @@ def moving_a_directory_needs_w_on_itself(directory: Path) -> None:
 
 @check(ROOT)
 def symlink_mode_does_not_matter(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0o644)
+    file = file_of(directory, ALICE, 0o644)
     (directory / "link").symlink_to(file.name)
     as_user(BOB, lambda: equal(b"content", (directory / "link").read_bytes(), "content"))
     as_user(BOB, lambda: equal(file.name, os.readlink(directory / "link"), "target"))
@@ -602,7 +352,7 @@ def symlink_mode_does_not_matter(directory: Path) -> None:
 
 @check(ROOT)
 def umask_of_a_user(directory: Path) -> None:
-    home = _home(directory, ALICE)
+    home = home_of(directory, ALICE)
 
     def create() -> None:
         with umask(0o077):
@@ -618,7 +368,7 @@ def umask_of_a_user(directory: Path) -> None:
 
 @check(ROOT)
 def path_through_a_closed_directory(directory: Path) -> None:
-    outer = _home(directory, ALICE, 0o700)
+    outer = home_of(directory, ALICE, 0o700)
     (outer / "inner").mkdir()
     make(outer / "inner" / "file").chmod(0o666)
     as_user(BOB, lambda: _denied(outer / "inner" / "file", os.O_RDONLY))
@@ -628,7 +378,7 @@ def path_through_a_closed_directory(directory: Path) -> None:
 
 @check(ROOT)
 def statfs_and_stat_need_no_file_permission(directory: Path) -> None:
-    file = _file_of(directory, ALICE, 0)
+    file = file_of(directory, ALICE, 0)
 
     def look() -> None:
         equal((0, 7), (stat.S_IMODE(file.stat().st_mode), file.stat().st_size), "mode and size")
