@@ -247,7 +247,7 @@ def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool
         return False
     finally:
         endpoint.close()
-        events.drain()
+        events.finish()
 
 
 class EventLog:
@@ -265,9 +265,7 @@ class EventLog:
             second = int(time.monotonic())
             if second != self._second:
                 self._second, self._lines = second, 0
-                if self._dropped:
-                    _LOG.warning("%d more lines like these were left out.", self._dropped)
-                    self._dropped = 0
+                self._tell_dropped()
             if self._lines >= EVENT_LINES_PER_SECOND:
                 self._dropped += 1
                 continue
@@ -276,3 +274,13 @@ class EventLog:
             times = f", {count} times" if count > 1 else ""
             where = f"Queue {queue}: " if queue >= 0 else ""
             _LOG.warning("%s%s%s%s", where, text, reason, times)
+
+    def finish(self) -> None:
+        """Write out the rest, and how much was left out."""
+        self.drain()
+        self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            _LOG.warning("%d more lines like these were left out.", self._dropped)
+            self._dropped = 0
