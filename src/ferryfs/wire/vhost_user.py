@@ -20,14 +20,15 @@ VERSION_MASK: Final = 0x3
 FLAG_REPLY: Final = 1 << 2
 FLAG_NEED_REPLY: Final = 1 << 3
 
-FDS_MAX: Final = 8
+REGIONS_MAX: Final = 32
+"""Most regions in SET_MEM_TABLE; more come by ADD_MEM_REG. The specification has 8, and QEMU sends no more; rust-vmm's
+front-end, which is Cloud Hypervisor's, sends up to 32."""
+FDS_MAX: Final = REGIONS_MAX
 """Most file descriptors with one message: one for each of SET_MEM_TABLE's regions."""
-REGIONS_MAX: Final = 8
-"""Most regions in SET_MEM_TABLE; more come by ADD_MEM_REG."""
 CONFIG_MAX: Final = 256
 """Most bytes of configuration space in one message, as QEMU has it; a virtio-fs configuration has 40."""
-PAYLOAD_MAX: Final = 12 + CONFIG_MAX + 8 * 32
-"""More than any payload in the table: what is announced as longer is not read at all."""
+PAYLOAD_MAX: Final = 8 + REGIONS_MAX * 32
+"""The largest payload, a full SET_MEM_TABLE: what is announced as longer is not read at all."""
 
 VRING_INDEX_MASK: Final = 0xFF
 VRING_NO_FD: Final = 1 << 8
@@ -210,7 +211,7 @@ class Request(enum.IntEnum):
     SET_FEATURES = 2, Payload.U64, 0, 0, Reply.ACK, Payload.U64, None
     SET_OWNER = 3, Payload.NOTHING, 0, 0, Reply.ACK, Payload.U64, None
     RESET_OWNER = 4, Payload.NOTHING, 0, 0, Reply.ACK, Payload.U64, None
-    SET_MEM_TABLE = 5, Payload.MEM_TABLE, 0, 8, Reply.ACK, Payload.U64, None
+    SET_MEM_TABLE = 5, Payload.MEM_TABLE, 0, REGIONS_MAX, Reply.ACK, Payload.U64, None
     SET_LOG_BASE = 6, Payload.LOG, 1, 1, Reply.LOG_SHMFD, Payload.U64, ProtocolFeature.LOG_SHMFD
     SET_LOG_FD = 7, Payload.NOTHING, 1, 1, Reply.ACK, Payload.U64, None
     SET_VRING_NUM = 8, Payload.VRING_STATE, 0, 0, Reply.ACK, Payload.U64, None

@@ -99,9 +99,9 @@ def test_question_and_answer(front: FrontEnd) -> None:
 
 
 def test_descriptors_reach_the_action_in_order_and_are_closed_after_it(front: FrontEnd) -> None:
-    regions = tuple(REGION._replace(guest_addr=index << 20) for index in range(8))
+    regions = tuple(REGION._replace(guest_addr=index << 20) for index in range(32))
     before = open_descriptors()
-    with files(8) as fds:
+    with files(32) as fds:
         assert front.ask(Request.SET_MEM_TABLE, regions, fds) == 0
         assert front.inodes == [inode(fd) for fd in fds]
     assert open_descriptors() == before
@@ -165,7 +165,7 @@ def test_descriptor_that_comes_with_the_next_message_is_not_this_ones(front: Fro
 
 
 def test_too_many_descriptors(front: FrontEnd) -> None:
-    with files(9) as fds:
+    with files(33) as fds:
         front.send(vu.encode_request(Request.SET_OWNER), fds)
         with pytest.raises(FrontendError, match="more file descriptors than it may have"):
             front.turn()
@@ -173,7 +173,7 @@ def test_too_many_descriptors(front: FrontEnd) -> None:
 
 def test_too_many_descriptors_in_pieces(front: FrontEnd) -> None:
     message = vu.encode_request(Request.SET_OWNER)
-    with files(5) as fds:
+    with files(17) as fds:
         front.send(message[:6], fds)
         front.send(message[6:], fds)
         with pytest.raises(FrontendError, match="more file descriptors than it may have"):

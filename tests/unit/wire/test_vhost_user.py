@@ -43,8 +43,8 @@ def test_payload_truncated_and_with_rubbish_behind(shape: Payload) -> None:
 
 
 def test_counts_that_are_too_large() -> None:
-    with pytest.raises(FrontendError, match="SET_MEM_TABLE has 9 memory regions, but at most 8"):
-        vu.decode_payload("SET_MEM_TABLE", Payload.MEM_TABLE, struct.pack("=II", 9, 0) + bytes(9 * 32))
+    with pytest.raises(FrontendError, match="SET_MEM_TABLE has 33 memory regions, but at most 32"):
+        vu.decode_payload("SET_MEM_TABLE", Payload.MEM_TABLE, struct.pack("=II", 33, 0) + bytes(33 * 32))
     with pytest.raises(FrontendError, match="GET_CONFIG has 257 bytes of configuration space, more than 256"):
         vu.decode_payload("GET_CONFIG", Payload.CONFIG, struct.pack("=III", 0, 257, 0) + bytes(257))
 
