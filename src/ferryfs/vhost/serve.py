@@ -16,18 +16,15 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ferryfs.errors import FrontendError, OptionError, SetupError
 from ferryfs.vhost.device import DeviceControl
 from ferryfs.vhost.endpoint import Disconnected, Endpoint
 from ferryfs.vhost.session import Session
-
-if TYPE_CHECKING:
-    from ferryfs.engine.device import Device
 
 _LOG = logging.getLogger("ferryfs.vhost")
 
@@ -35,6 +32,8 @@ READY_LINE: Final = "Waiting for vhost-user socket connection..."
 """What managers wait for on stderr, in virtiofsd's words."""
 EVENT_LINES_PER_SECOND: Final = 20
 """Most log lines that a guest can cause: enough to see what is going on, too few to fill a disk in a hurry."""
+Event = tuple[int, int, int, int, str]
+"""What ``Device.drain_events`` gives: kind, queue (-1: none), errno (0: none), count, text."""
 _END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -228,7 +227,7 @@ def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:
 
 def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool:
     """One connection to its end; whether the daemon is to end as well."""
-    events = EventLog(control.device)
+    events = EventLog(control.device.drain_events)
     poll = select.poll()
     poll.register(stop_fd, select.POLLIN)
     poll.register(control.device.events_fd, select.POLLIN)
@@ -253,15 +252,15 @@ def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool
 class EventLog:
     """Writes what the device's workers have to tell to the log, no more lines a second than a log can bear."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, drain: Callable[[], Sequence[Event]]) -> None:
+        self._drain = drain
         self._second = 0
         self._lines = 0
         self._dropped = 0
 
     def drain(self) -> None:
         """Write out all that is there."""
-        for _, queue, errno, count, text in self._device.drain_events():
+        for _, queue, errno, count, text in self._drain():
             second = int(time.monotonic())
             if second != self._second:
                 self._second, self._lines = second, 0
