@@ -1,0 +1,229 @@
+"""Options from where they come: the command line, ``FERRYFSD_*`` variables, a TOML file; in this order of precedence.
+
+The command line is read as virtiofsd reads it: ``--option value`` and ``--option=value``; given twice, the last
+counts; a later ``--no-option`` undoes an earlier ``--option``; the ``-o`` form is applied after all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ferryfs.cli.options import SHORT, Options, Row, key_of, table
+from ferryfs.cli.options_legacy import legacy_settings
+from ferryfs.cli.options_values import truth
+from ferryfs.errors import OptionError
+
+DEFAULT_FILE = "/etc/ferryfs/ferryfsd.toml"
+PREFIX = "FERRYFSD_"
+FILE_MAX = 1 << 20
+"""Largest configuration file: a hundred times what all options need; a wrong path such as /dev/zero ends soon."""
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The options, where each of them comes from, and what the user should be warned about once the log is up."""
+
+    options: Options
+    origins: dict[str, str]
+    texts: dict[str, list[str]]
+    warnings: list[str]
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DEFAULT_FILE) -> Parsed:
+    """Everything that the user asked for. Raises ``OptionError``; rules across options are ``options_rules.check``."""
+    collected = _Collected()
+    from_argv, warnings = _read_arguments(argv)
+    file, must_exist = default_file, False
+    if "config" in from_argv:
+        file, must_exist = from_argv["config"][-1][1], True
+    elif environ.get(PREFIX + "CONFIG"):
+        file, must_exist = environ[PREFIX + "CONFIG"], True
+    if must_exist or os.path.exists(file):
+        _read_file(file, collected)
+    _read_environment(environ, collected, warnings)
+    for name, given in from_argv.items():
+        collected.set(name, given, "command line")
+    for line in collected.values.get("compat_options", ()):
+        for name, option, text, warning in legacy_settings(str(line)):
+            if warning:
+                warnings.append(warning)
+            if name:
+                collected.set(name, [(option, text)], "command line")
+    return Parsed(Options(**collected.final()), collected.origins, collected.texts, warnings)
+
+
+class _Collected:
+    """Values so far; a later source replaces an earlier one as a whole."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[object, ...]] = {}
+        self.origins: dict[str, str] = {}
+        self.texts: dict[str, list[str]] = {}
+
+    def set(self, name: str, given: Sequence[tuple[str, str]], origin: str) -> None:
+        """``given`` is a list of (as the user wrote the option, its text); the last counts where one value is
+        wanted."""
+        row = table()[name]
+        parsed = [_parse(row, option, text) for option, text in given]
+        self.values[name] = tuple(parsed) if row.many else (parsed[-1],)
+        self.texts[name] = [text for _, text in given] if row.many else [given[-1][1]]
+        self.origins[name] = origin
+
+    def final(self) -> dict[str, object]:
+        rows = table()
+        return {name: value if rows[name].many else value[0] for name, value in self.values.items()}
+
+
+def _parse(row: Row, option: str, text: str) -> object:
+    parse = row.parse or truth
+    try:
+        return parse(text)
+    except OptionError as error:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        raise OptionError(f"{option} {shown!r}: {error}") from None
+
+
+def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    """Field name to (option as written, text) in order."""
+    spellings = _spellings()
+    found: dict[str, list[tuple[str, str]]] = {}
+    warnings: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument.startswith("--") and len(argument) > 2:
+            option, equals, text = argument.partition("=")
+            pending = [(option, text if equals else None)]
+        elif argument.startswith("-") and len(argument) > 1:
+            pending = _short_options(argument)
+        else:
+            raise OptionError(f"unexpected argument {argument!r}, options begin with -- (try --shared-dir={argument})")
+        for option, attached in pending:
+            if option not in spellings:
+                raise OptionError(_unknown(option, spellings))
+            name, constant = spellings[option]
+            row = table()[name]
+            if row.parse is None:
+                if attached is not None:
+                    raise OptionError(f"{option} takes no value, leave out '={attached}'")
+                value = constant
+            elif attached is not None:
+                value = attached
+            elif row.implicit is not None:
+                value = row.implicit
+            else:
+                value = next(arguments, None)
+                # As clap: what looks like a long option is not taken for a value.
+                if value is None or (value.startswith("--") and len(value) > 2):
+                    raise OptionError(f"{option} needs a value, write {option}={row.metavar}")
+            if name in ("socket", "compat_debug", "compat_foreground"):
+                warnings.append(_DEPRECATED[name])
+            elif name == "compat_options":
+                warnings.append("-o is deprecated, write its parts as options of their own, e.g. --cache=auto")
+            elif name == "inode_file_handles" and value == "fallback":
+                warnings.append("--inode-file-handles=fallback is deprecated, write --inode-file-handles=prefer")
+            found.setdefault(name, []).append((option, value))
+    return found, warnings
+
+
+_DEPRECATED = {
+    "socket": "--socket is deprecated, write --socket-path",
+    "compat_debug": "-d is deprecated, write --log-level=debug",
+    "compat_foreground": "-f has no effect, leave it out",
+}
+
+
+def _short_options(argument: str) -> list[tuple[str, str | None]]:
+    """``-df`` is ``-d -f``; what follows a letter that takes a value is the value."""
+    takes_value = {letter for name, letter in SHORT.items() if table()[name].parse is not None}
+    pending: list[tuple[str, str | None]] = []
+    for index in range(1, len(argument)):
+        letter = "-" + argument[index]
+        if letter in takes_value and index + 1 < len(argument):
+            pending.append((letter, argument[index + 1 :].removeprefix("=")))
+            break
+        pending.append((letter, None))
+    return pending
+
+
+def _spellings() -> dict[str, tuple[str, str]]:
+    """Every option as it can be written, to its field and, for a switch, what it sets."""
+    spellings: dict[str, tuple[str, str]] = {}
+    for name, row in table().items():
+        if name in SHORT:
+            spellings[SHORT[name]] = (name, "true")
+        if name.startswith("compat_"):
+            continue
+        if row.on is not None:
+            spellings["--" + name.replace("_", "-")] = (name, "true")
+        if row.off is not None:
+            spellings[row.off] = (name, "false")
+    return spellings
+
+
+def _unknown(option: str, spellings: Mapping[str, object]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(option, spellings, 1)
+    return f"unknown option {option}" + (f", did you mean {close[0]}?" if close else ", --help lists all options")
+
+
+def _read_environment(environ: Mapping[str, str], collected: _Collected, warnings: list[str]) -> None:
+    rows = table()
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        row = rows.get(name)
+        if row is None or row.command_line_only:
+            # No error: Kubernetes sets variables named after every service (FERRYFSD_PORT, FERRYFSD_SERVICE_HOST).
+            warnings.append(f"the environment variable {variable} names no option and is not used")
+        elif row.many and text.split():
+            collected.set(name, [(variable, part) for part in text.split()], "environment")
+        elif not row.many:
+            collected.set(name, [(variable, text)], "environment")
+
+
+def _read_file(path: str, collected: _Collected) -> None:
+    # Only who has a file pays for the parser.
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(FILE_MAX + 1)
+    except OSError as error:
+        raise OptionError(f"--config {path!r}: can't be read: {error.strerror}") from None
+    if len(content) > FILE_MAX:
+        raise OptionError(
+            f"--config {path!r}: is larger than {FILE_MAX} bytes, it can't be a configuration of ferryfsd"
+        )
+    try:
+        settings = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"--config {path!r}: is not TOML: {error}") from None
+    rows = table()
+    by_key = {key_of(name): name for name in rows}
+    for key, value in settings.items():
+        name = by_key.get(key.replace("_", "-"))
+        if name is None or rows[name].command_line_only or name == "config":
+            raise OptionError(f"{path}: {key!r} is not an option, keys are option names such as shared-dir or cache")
+        where = f"{path}: {key} ="
+        items = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not rows[name].many:
+            raise OptionError(f"{path}: {key} takes one value and not a list")
+        texts = [(where, _toml_text(where, item, rows[name])) for item in items]
+        if texts:
+            collected.set(name, texts, path)
+
+
+def _toml_text(where: str, value: object, row: Row) -> str:
+    if row.parse is None:
+        if not isinstance(value, bool):
+            raise OptionError(f"{where} {value!r}: must be true or false, without quotes")
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise OptionError(f"{where} {value!r}: must be {'a list of texts' if row.many else 'a text or a number'}")
