@@ -194,7 +194,8 @@ def _json_encoder() -> Callable[[Mapping[str, str]], str]:
 
 def _utc(seconds: float) -> str:
     when = time.gmtime(seconds)
-    return f"{when.tm_year:04d}-{when.tm_mon:02d}-{when.tm_mday:02d}T{when.tm_hour:02d}:{when.tm_min:02d}:{when.tm_sec:02d}"
+    day = f"{when.tm_year:04d}-{when.tm_mon:02d}-{when.tm_mday:02d}"
+    return f"{day}T{when.tm_hour:02d}:{when.tm_min:02d}:{when.tm_sec:02d}"
 
 
 def _log_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -27,6 +27,7 @@ from ferryfs.passthrough.config import (
     Unlinked,
     XattrRule,
 )
+from ferryfs.sandbox.idmappings import IdMapping
 
 T = TypeVar("T")
 
@@ -310,14 +311,14 @@ class Options:
     modcaps: tuple[str, ...] = _value(
         (), values.capability_changes, "CHANGES", SANDBOX, "Capabilities to keep or drop, e.g. +sys_admin:-chown"
     )
-    uid_map: tuple[values.IdMapping, ...] = _values(
+    uid_map: tuple[IdMapping, ...] = _values(
         values.id_mapping,
         ":INSIDE:OUTSIDE:COUNT:",
         SANDBOX,
         "User ids of the user namespace, for --sandbox=namespace as an ordinary user",
         "More than the own id needs newuidmap(1) and a range in /etc/subuid.",
     )
-    gid_map: tuple[values.IdMapping, ...] = _values(
+    gid_map: tuple[IdMapping, ...] = _values(
         values.id_mapping, ":INSIDE:OUTSIDE:COUNT:", SANDBOX, "Group ids of the user namespace"
     )
     rlimit_nofile: int | None = _value(

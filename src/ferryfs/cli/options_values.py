@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ferryfs.errors import OptionError
+from ferryfs.sandbox.idmappings import IdMapping
 
 E = TypeVar("E", bound=enum.Enum)
 
@@ -17,14 +18,6 @@ PATH_MAX = 4096
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE = frozenset(("1", "true", "yes", "on"))
 _FALSE = frozenset(("0", "false", "no", "off"))
-
-
-class IdMapping(NamedTuple):
-    """One line of a user namespace's uid_map or gid_map (``user_namespaces(7)``)."""
-
-    inside: int
-    outside: int
-    length: int
 
 
 def text(value: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from ferryfs.errors import OptionError, SetupError
 from ferryfs.passthrough.config import HandleMode
+from ferryfs.sandbox import _syscalls
 
 # linux/capability.h; the position is the number.
 _NAMES = [
@@ -116,3 +117,34 @@ def read_status(field: str = "CapEff", status: str = "/proc/self/status") -> int
             if name == field:
                 return int(value, 16)
     raise SetupError(f"{status} has no line {field}, mount a proc file system at /proc")
+
+
+def drop_to(names: Iterable[str]) -> int:
+    """Keep of the permitted capabilities only ``names``, for good; returns what is left as a mask.
+
+    The bounding, inheritable and ambient sets end empty of everything else, and no_new_privs is set: neither a thread
+    nor anything that could be executed gets more again. Only before other threads exist.
+    """
+    keep = mask(names)
+    _, permitted, _ = _syscalls.capget()
+    if permitted >> CAPABILITIES["setpcap"] & 1:
+        for number in range(64):
+            try:
+                present = _syscalls.prctl(_PR_CAPBSET_READ, number)
+            except OSError:
+                # One more than the last that this kernel has.
+                break
+            if present and not keep >> number & 1:
+                _syscalls.prctl(_PR_CAPBSET_DROP, number)
+    _syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    _syscalls.capset(permitted & keep, permitted & keep, 0)
+    _syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return permitted & keep
+
+
+# linux/prctl.h
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4

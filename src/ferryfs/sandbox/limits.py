@@ -62,9 +62,7 @@ def set_core_limit(size: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (size, size))
     except (OSError, ValueError):
-        raise OptionError(
-            f"--rlimit-core: {size} is more than the limit of {hard} bytes that ferryfsd was started with"
-        )
+        raise OptionError(f"--rlimit-core={size}: is above the limit {hard} of whoever starts ferryfsd") from None
 
 
 def _kernel_maximum(path: str) -> int:
@@ -72,36 +70,29 @@ def _kernel_maximum(path: str) -> int:
         with open(path, encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError) as error:
-        raise SetupError(
-            f"{path} can't be read ({error}), mount a proc file system at /proc or give --rlimit-nofile=0"
-        ) from None
+        raise SetupError(f"{path} can't be read ({error}), mount proc at /proc or give --rlimit-nofile=0") from None
 
 
 def _raise_as_far_as_allowed(target: int, hard: int) -> int:
     try:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (target, target if hard == resource.RLIM_INFINITY else max(target, hard))
-        )
-        return target
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, max(target, hard)))
     except (OSError, ValueError):
-        pass
-    # Without CAP_SYS_RESOURCE up to the hard limit.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < DEFAULT_FILES:
-        _LOG.info("at most %d files can be open, the hard limit that ferryfsd was started with", hard)
-    return hard
+        # Without CAP_SYS_RESOURCE it goes up to the hard limit.
+        target = min(target, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        if target < DEFAULT_FILES:
+            _LOG.info("at most %d files can be open, the hard limit that ferryfsd was started with", target)
+    return target
 
 
 def _set_exactly(wanted: int, hard: int, path: str) -> None:
     maximum = _kernel_maximum(path)
     if wanted > maximum:
-        raise OptionError(
-            f"--rlimit-nofile={wanted}: the kernel allows {maximum} at most, raise the sysctl fs.nr_open first"
-        )
+        raise OptionError(f"--rlimit-nofile={wanted}: the kernel allows {maximum} at most (sysctl fs.nr_open)")
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
     except (OSError, ValueError):
         raise OptionError(
-            f"--rlimit-nofile={wanted}: is above the hard limit {hard} of whoever starts ferryfsd, raise that (ulimit -Hn, "
-            "or LimitNOFILE= in a systemd unit)"
+            f"--rlimit-nofile={wanted}: is above the hard limit {hard} of whoever starts ferryfsd, raise that (ulimit "
+            "-Hn, or LimitNOFILE= in a systemd unit)"
         ) from None

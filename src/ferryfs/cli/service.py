@@ -1,0 +1,113 @@
+"""The serving part of a start: the socket before the sandbox, the device and the loop after it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ferryfs.cli.options import Options
+from ferryfs.engine.device import Device
+from ferryfs.errors import OptionError
+from ferryfs.sandbox.limits import FileLimit
+from ferryfs.sandbox.namespace import FORWARDED
+from ferryfs.sandbox.root import Confined
+from ferryfs.vhost import serve as vhost
+from ferryfs.vhost.device import DeviceControl
+from ferryfs.vhost.session import Session
+
+_LOG = logging.getLogger("ferryfs")
+
+QUEUES_MAX: Final = 65
+"""64 request queues and the one for urgent requests. The front-end uses as many of them as it has been told to."""
+
+# struct virtio_fs_config: tag, num_request_queues (virtio 1.2, section 5.11.4)
+_CONFIG = struct.Struct("<36sI")
+
+
+class Listening(NamedTuple):
+    """The socket, and what holds the pid file (-1: there is none)."""
+
+    socket: socket.socket
+    pid_file: int
+
+
+def open_socket(options: Options) -> Listening:
+    """Make or take over the socket that the front-end connects to."""
+    if options.fd is not None:
+        return Listening(vhost.adopt(options.fd), -1)
+    path = options.socket_path if options.socket_path is not None else options.socket
+    if path is None:
+        raise OptionError("no socket was given, add --socket-path=PATH")
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise OptionError(f"--socket-path={path}: there is no directory {folder}, create it first")
+    return Listening(*vhost.listen(path, _group_id(options.socket_group)))
+
+
+def _group_id(name: str | None) -> int | None:
+    if name is None:
+        return None
+    # Only here: it reads the name services, which nothing does after the sandbox is closed.
+    import grp
+
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise OptionError(f"--socket-group={name}: there is no such group on this host") from None
+
+
+class Notify:
+    """Tells systemd that the daemon is ready (``sd_notify(3)``); does nothing where nobody asked.
+
+    Connected before the sandbox closes, because the address is a path outside.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._socket: socket.socket | None = None
+        address = environ.get("NOTIFY_SOCKET", "")
+        if address[:1] not in ("/", "@"):
+            return
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect("\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            _LOG.warning("systemd can't be told that the daemon is ready: %s", error.strerror)
+            self._socket.close()
+            self._socket = None
+
+    def descriptors(self) -> list[int]:
+        """What the outer process of a sandbox doesn't need."""
+        return [] if self._socket is None else [self._socket.fileno()]
+
+    def say(self, state: str) -> None:
+        """``READY=1`` or ``STOPPING=1``."""
+        if self._socket is not None:
+            try:
+                self._socket.send(state.encode(), socket.MSG_NOSIGNAL)
+            except OSError as error:
+                _LOG.warning("systemd can't be told %s: %s", state, error.strerror)
+
+
+def serve(options: Options, confined: Confined, files: FileLimit, listening: Listening, notify: Notify) -> int:
+    """Serve until the front-end goes or a signal comes; the exit status."""
+    share = options.share(files.guest)
+    config = b""
+    if options.tag is not None:
+        config = _CONFIG.pack(options.tag.encode("utf-8", "surrogateescape"), options.num_request_queues)
+
+    def connect() -> tuple[Session, DeviceControl]:
+        device = Device(share, confined.root_fd, confined.proc_self_fd, QUEUES_MAX)
+        return Session(QUEUES_MAX, config), DeviceControl(device)
+
+    with vhost.EndSignals() as signals:
+        # The sandbox has them blocked until there is a handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        notify.say("READY=1")
+        vhost.serve(listening.socket, connect, signals.fileno(), keep_listening=options.keep_listening)
+    notify.say("STOPPING=1")
+    return 0

@@ -1,0 +1,86 @@
+"""From a free process to a confined one, in the order in which it has to happen."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ferryfs.errors import OptionError
+from ferryfs.passthrough.config import HandleMode
+from ferryfs.sandbox import _syscalls, capabilities, closing, namespace, root, seccomp
+from ferryfs.sandbox.idmappings import IdMapping
+from ferryfs.sandbox.root import Confined
+
+_LOG = logging.getLogger("ferryfs.sandbox")
+
+MODES: Final = ("namespace", "chroot", "none")
+
+
+def enter(
+    mode: str,
+    shared_dir: str,
+    *,
+    uid_map: Sequence[IdMapping] = (),
+    gid_map: Sequence[IdMapping] = (),
+    outer_closes: Sequence[int] = (),
+) -> Confined:
+    """Change the root and end all loading of code. In the mode ``namespace`` only the inner process returns."""
+    root.check_shared(shared_dir)
+    closing.preload()
+    root.drop_groups()
+    closing.seal()
+    if mode == "namespace":
+        return namespace.enter(shared_dir, uid_map, gid_map, outer_closes)
+    return root.change_root(shared_dir) if mode == "chroot" else root.stay(shared_dir)
+
+
+def give_up_rights(handles: HandleMode, modcaps: Iterable[str], seccomp_action: str) -> None:
+    """Drop the capabilities, then close the system call filter (``none`` for no filter)."""
+    changes = tuple(modcaps)
+    wanted = capabilities.wanted(handles, changes)
+    left = capabilities.drop_to(wanted)
+    # Only root is expected to have them: for an ordinary user without a namespace there was nothing to keep.
+    lacking = capabilities.missing(left, wanted) if os.geteuid() == 0 else []
+    asked = [name for name in lacking if f"+{name}" in changes]
+    if asked:
+        raise OptionError(
+            f"--modcaps=+{asked[0]}: ferryfsd was started without CAP_{asked[0].upper()}, start it with that "
+            "capability (as root outside a container it has it), or leave the option out"
+        )
+    if lacking:
+        _LOG.info("started without the capabilities %s: requests that need them will fail", ", ".join(lacking))
+    if seccomp_action != "none":
+        rules = seccomp.close_filter(seccomp_action)
+        _LOG.debug("system calls are restricted by %d rules", rules)
+
+
+def check_handles(confined: Confined, handles: HandleMode) -> None:
+    """With ``mandatory``: whether a file handle of the share can be made and opened. Raises ``OptionError``.
+
+    Asked by doing it, because in a user namespace the capability is there and the call fails.
+    """
+    if handles is not HandleMode.MANDATORY:
+        return
+    making, opening = handle_errors(confined)
+    if making:
+        raise OptionError(
+            f"--inode-file-handles=mandatory: the file system of the share has none ({os.strerror(making)}), write "
+            "--inode-file-handles=prefer"
+        )
+    if opening:
+        raise OptionError(
+            f"--inode-file-handles=mandatory: file handles can't be opened ({os.strerror(opening)}), that takes root in "
+            "the initial user namespace and CAP_DAC_READ_SEARCH; write --inode-file-handles=prefer"
+        )
+
+
+def handle_errors(confined: Confined) -> tuple[int, int]:
+    """(errno of making a handle, errno of opening it), 0 for what works."""
+    # An O_PATH descriptor can't name the file system that a handle is for.
+    fd = os.open(str(confined.root_fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=confined.proc_self_fd)
+    try:
+        return _syscalls.try_file_handle(fd)
+    finally:
+        os.close(fd)
