@@ -1,7 +1,8 @@
 """The daemon's interpreter listens to nobody: no PYTHON* variables, no user site, nothing beside the script.
 
-A console script can't be started with ``python -I``. Starting the interpreter a second time costs 15 to 30 ms, so that is done
-only where there is something to be isolated from (docs/decisions tells why). Imports nothing but what every start has anyway.
+A console script can't be started with ``python -I``. Starting the interpreter a second time costs 15 to 30 ms, so
+that is done only where there is something to be isolated from (docs/decisions tells why). Imports nothing but what
+every start has anyway.
 """
 
 from __future__ import annotations

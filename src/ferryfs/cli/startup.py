@@ -63,7 +63,7 @@ def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
 def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]) -> int:
     # Imported here: --version and the like don't need them. All of it before the sandbox closes.
     from ferryfs.cli import log, service
-    from ferryfs.sandbox import _syscalls, confine, limits, root
+    from ferryfs.sandbox import _linux, confine, limits, root
 
     leaked = root.close_leaked_files(options.fd)
     log.set_up(options, environ)
@@ -79,7 +79,7 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
 
         return print_table(options)
     os.umask(0)
-    _syscalls.set_thread_name(b"ferryfsd")
+    _linux.set_thread_name(b"ferryfsd")
     files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
     if options.rlimit_core is not None:
         limits.set_core_limit(options.rlimit_core)

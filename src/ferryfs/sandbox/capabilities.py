@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ferryfs.errors import OptionError, SetupError
 from ferryfs.passthrough.config import HandleMode
-from ferryfs.sandbox import _syscalls
+from ferryfs.sandbox import _linux
 
 # linux/capability.h; the position is the number.
 _NAMES = [
@@ -126,19 +126,19 @@ def drop_to(names: Iterable[str]) -> int:
     nor anything that could be executed gets more again. Only before other threads exist.
     """
     keep = mask(names)
-    _, permitted, _ = _syscalls.capget()
+    _, permitted, _ = _linux.capget()
     if permitted >> CAPABILITIES["setpcap"] & 1:
         for number in range(64):
             try:
-                present = _syscalls.prctl(_PR_CAPBSET_READ, number)
+                present = _linux.prctl(_PR_CAPBSET_READ, number)
             except OSError:
                 # One more than the last that this kernel has.
                 break
             if present and not keep >> number & 1:
-                _syscalls.prctl(_PR_CAPBSET_DROP, number)
-    _syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    _syscalls.capset(permitted & keep, permitted & keep, 0)
-    _syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+                _linux.prctl(_PR_CAPBSET_DROP, number)
+    _linux.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    _linux.capset(permitted & keep, permitted & keep, 0)
+    _linux.prctl(_PR_SET_NO_NEW_PRIVS, 1)
     return permitted & keep
 
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ferryfs.sandbox import _syscalls
+from ferryfs.sandbox import _linux
 
 _CODECS: Final = ("utf-8", "ascii", "latin-1", "utf-16-le", "utf-32-le", "raw_unicode_escape", "unicode_escape")
 _LIBRARIES: Final = (b"libgcc_s.so.1",)
@@ -39,7 +39,7 @@ def preload() -> None:
         codecs.lookup_error(handler)
     for library in _LIBRARIES:
         # musl has no such thing, and doesn't ask for it.
-        _syscalls.preload(library)
+        _linux.preload(library)
     os.environ["TZ"] = "UTC0"
     time.tzset()
     time.localtime()

@@ -9,7 +9,7 @@ from typing import Final
 
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import HandleMode
-from ferryfs.sandbox import _syscalls, capabilities, closing, namespace, root, seccomp
+from ferryfs.sandbox import _linux, capabilities, closing, namespace, root, seccomp
 from ferryfs.sandbox.idmappings import IdMapping
 from ferryfs.sandbox.root import Confined
 
@@ -81,6 +81,6 @@ def handle_errors(confined: Confined) -> tuple[int, int]:
     # An O_PATH descriptor can't name the file system that a handle is for.
     fd = os.open(str(confined.root_fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=confined.proc_self_fd)
     try:
-        return _syscalls.try_file_handle(fd)
+        return _linux.try_file_handle(fd)
     finally:
         os.close(fd)

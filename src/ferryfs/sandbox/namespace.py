@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ferryfs.errors import SetupError
-from ferryfs.sandbox import _syscalls, capabilities, idmappings
+from ferryfs.sandbox import _linux, capabilities, idmappings
 from ferryfs.sandbox.idmappings import IdMapping
 from ferryfs.sandbox.root import (
     AT_FDCWD,
@@ -97,7 +97,7 @@ def enter(
 
 def _unshare(flags: int, uid: int) -> None:
     try:
-        _syscalls.unshare(flags)
+        _linux.unshare(flags)
     except OSError as error:
         raise SetupError(f"--sandbox=namespace: {_why_not(uid)} ({error.strerror})") from None
 
@@ -121,7 +121,7 @@ def _why_not(uid: int) -> str:
 
 def _die_with_parent(alive: int) -> None:
     """Without the outer process nobody could end this one any more."""
-    _syscalls.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _linux.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # It may have died before the line above. Then the other end of its pipe is closed, and reading gives the end.
     os.set_blocking(alive, False)
     try:
@@ -136,22 +136,20 @@ def _mount(shared_dir: str, is_directory: bool) -> Confined:
     """Build the new root and change to it. Every failure says which step it was."""
     step = "making the mounts private"
     try:
-        _syscalls.mount(None, b"/", None, MS_SLAVE | MS_REC)
+        _linux.mount(None, b"/", None, MS_SLAVE | MS_REC)
         step = f"copying the mounts below {shared_dir}"
-        share = _syscalls.open_tree(
-            AT_FDCWD, os.fsencode(shared_dir), AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-        )
+        share = _linux.open_tree(AT_FDCWD, os.fsencode(shared_dir), AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
         _restrict(share)
         step = "mounting proc"
         try:
-            _syscalls.mount(b"proc", b"/proc", b"proc", MS_NODEV | MS_NOEXEC | MS_NOSUID)
+            _linux.mount(b"proc", b"/proc", b"proc", MS_NODEV | MS_NOEXEC | MS_NOSUID)
         except PermissionError:
             # Where a container hides parts of /proc the kernel refuses a new one in a user namespace. The old one shows
             # this process too, under its number outside.
             _LOG.debug("no new proc file system can be mounted here, the present one is used")
         proc = open_proc_self()
         step = "making the new root"
-        _syscalls.mount(b"ferryfs", b"/proc", b"tmpfs", MS_NODEV | MS_NOEXEC | MS_NOSUID, b"size=64k,nr_inodes=4")
+        _linux.mount(b"ferryfs", b"/proc", b"tmpfs", MS_NODEV | MS_NOEXEC | MS_NOSUID, b"size=64k,nr_inodes=4")
         root = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         os.fchdir(root)
         place = SHARE.removeprefix("/")
@@ -159,13 +157,13 @@ def _mount(shared_dir: str, is_directory: bool) -> Confined:
             os.mkdir(place, 0o755)
         else:
             os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        _syscalls.move_mount(share, place.encode(), MOVE_MOUNT_F_EMPTY_PATH)
+        _linux.move_mount(share, place.encode(), MOVE_MOUNT_F_EMPTY_PATH)
         step = "changing the root"
         # pivot_root(2): with "." for both, the old root ends on top of the new one, and goes.
-        _syscalls.pivot_root(b".", b".")
-        _syscalls.umount(b".", MNT_DETACH)
+        _linux.pivot_root(b".", b".")
+        _linux.umount(b".", MNT_DETACH)
         os.chdir("/")
-        _syscalls.mount_setattr(root, 0, MOUNT_ATTR_RDONLY, 0)
+        _linux.mount_setattr(root, 0, MOUNT_ATTR_RDONLY, 0)
         os.close(root)
         os.close(share)
         root_fd = os.open(SHARE, os.O_PATH)
@@ -180,7 +178,7 @@ def _mount(shared_dir: str, is_directory: bool) -> Confined:
 def _restrict(share: int) -> None:
     """Nothing below the share is ever executed or opened as a device by us, whatever happens."""
     try:
-        _syscalls.mount_setattr(share, AT_RECURSIVE, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, 0)
+        _linux.mount_setattr(share, AT_RECURSIVE, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, 0)
     except OSError as error:
         # Before Linux 5.12. A second line of defence only.
         _LOG.debug("the share could not be mounted nosuid, nodev and noexec: %s", error.strerror)
@@ -191,7 +189,7 @@ def _outer(child: int, closes: Sequence[int]) -> NoReturn:
         os.close(fd)
     try:
         # It only passes signals on: same user, so no capability is needed.
-        _syscalls.capset(0, 0, 0)
+        _linux.capset(0, 0, 0)
         os._exit(_wait(child))
     except OSError as error:
         _LOG.error("the outer process failed: %s", error)

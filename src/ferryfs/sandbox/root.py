@@ -15,7 +15,7 @@ import stat
 from typing import Final, NamedTuple
 
 from ferryfs.errors import OptionError, SetupError
-from ferryfs.sandbox import _syscalls
+from ferryfs.sandbox import _linux
 
 _LOG = logging.getLogger("ferryfs.sandbox")
 
@@ -61,7 +61,7 @@ def open_proc_self(proc: str = "/proc") -> ProcSelf:
     try:
         directory = os.open(f"{proc}/self", os.O_PATH | os.O_DIRECTORY)
         try:
-            fds = _syscalls.open_tree(directory, b"fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+            fds = _linux.open_tree(directory, b"fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
         except OSError:
             # Without CAP_SYS_ADMIN (or before Linux 5.2) the plain directory serves too.
             fds = os.open("fd", os.O_PATH | os.O_DIRECTORY, dir_fd=directory)

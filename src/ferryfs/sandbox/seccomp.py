@@ -15,7 +15,7 @@ import errno
 from typing import Final, NamedTuple
 
 from ferryfs.errors import SetupError
-from ferryfs.sandbox import _syscalls
+from ferryfs.sandbox import _linux
 
 
 class Group(NamedTuple):
@@ -163,7 +163,7 @@ _MASKED_EQUAL: Final = 7
 def close_filter(action: str) -> int:
     """Build the filter and load it for every thread; returns how many rules it has. ``action``: kill, trap or log."""
     try:
-        made = _syscalls.Filter(_ACTIONS[action])
+        made = _linux.Filter(_ACTIONS[action])
     except OSError as error:
         raise SetupError(
             f"--seccomp={action}: libseccomp can't be used ({error.strerror}), install it (package libseccomp2 or "
@@ -182,7 +182,7 @@ def close_filter(action: str) -> int:
     return rules
 
 
-def _add_rules(made: _syscalls.Filter) -> int:
+def _add_rules(made: _linux.Filter) -> int:
     count = 0
     for group in GROUPS:
         for name in group.names:
@@ -204,6 +204,6 @@ def _add_rules(made: _syscalls.Filter) -> int:
     return count
 
 
-def _number(made: _syscalls.Filter, name: str) -> int:
+def _number(made: _linux.Filter, name: str) -> int:
     number = made.resolve(name.encode())
     return number if number >= 0 else _NUMBERS.get(name, number)
