@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, fields
 from typing import NamedTuple, TypeVar
 
 from ferryfs.cli import options_values as values
-from ferryfs.passthrough import config, idmap, xattrmap
+from ferryfs.passthrough import idmap, xattrmap
 from ferryfs.passthrough.config import (
     CachePolicy,
     HandleMode,
     IdentityCheck,
     IdRange,
+    MigrationConfig,
     MigrationMode,
     OnError,
+    ShareConfig,
     StreamVersion,
     Ternary,
     Unlinked,
@@ -471,9 +473,9 @@ class Options:
         wanted = (self.posix_acl, self.security_label)
         return self.xattr or bool(self.xattrmap) or any(mode is not Ternary.NEVER for mode in wanted)
 
-    def share(self, guest_fd_limit: int) -> config.ShareConfig:
+    def share(self, guest_fd_limit: int) -> ShareConfig:
         """What the engine is told."""
-        return config.ShareConfig(
+        return ShareConfig(
             cache=self.cache,
             negative_timeout=self.negative_timeout,
             readonly=self.readonly,
@@ -497,9 +499,9 @@ class Options:
             xattr_rules=self.xattrmap,
         )
 
-    def migration(self) -> config.MigrationConfig:
+    def migration(self) -> MigrationConfig:
         """What the migration is told."""
-        return config.MigrationConfig(
+        return MigrationConfig(
             mode=self.migration_mode,
             on_error=self.migration_on_error,
             verify_handles=self.migration_verify_handles,

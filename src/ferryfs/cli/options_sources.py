@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ferryfs.cli.options import SHORT, Options, Row, key_of, table
 from ferryfs.cli.options_legacy import legacy_settings
@@ -71,7 +72,8 @@ class _Collected:
         self.texts[name] = [text for _, text in given] if row.many else [given[-1][1]]
         self.origins[name] = origin
 
-    def final(self) -> dict[str, object]:
+    def final(self) -> dict[str, Any]:
+        """The fields of ``Options``; each value has the type that its own row's parser returns."""
         rows = table()
         return {name: value if rows[name].many else value[0] for name, value in self.values.items()}
 
@@ -104,6 +106,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]
                 raise OptionError(_unknown(option, spellings))
             name, constant = spellings[option]
             row = table()[name]
+            value: str | None
             if row.parse is None:
                 if attached is not None:
                     raise OptionError(f"{option} takes no value, leave out '={attached}'")

@@ -63,7 +63,7 @@ def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
 def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]) -> int:
     # Imported here: --version and the like don't need them. All of it before the sandbox closes.
     from ferryfs.cli import log, service
-    from ferryfs.sandbox import _linux, confine, limits, root
+    from ferryfs.sandbox import _linux, confine, limits, root, seccomp
 
     leaked = root.close_leaked_files(options.fd)
     log.set_up(options, environ)
@@ -85,6 +85,8 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
         limits.set_core_limit(options.rlimit_core)
     listening = service.open_socket(options)
     notify = service.Notify(environ)
+    # Built now, because libseccomp can't be loaded any more once the root has changed.
+    system_calls = None if options.seccomp is SeccompAction.NONE else seccomp.Rules(options.seccomp.value)
     confined = confine.enter(
         options.sandbox.value,
         options.shared_dir,
@@ -93,8 +95,7 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
         outer_closes=[listening.socket.fileno(), *notify.descriptors()],
     )
     confine.check_handles(confined, options.inode_file_handles)
-    action = SeccompAction.NONE.value if options.seccomp is SeccompAction.NONE else options.seccomp.value
-    confine.give_up_rights(options.inode_file_handles, options.modcaps, action)
+    confine.give_up_rights(options.inode_file_handles, options.modcaps, system_calls)
     return service.serve(options, confined, files, listening, notify)
 
 

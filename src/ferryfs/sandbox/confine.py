@@ -36,8 +36,8 @@ def enter(
     return root.change_root(shared_dir) if mode == "chroot" else root.stay(shared_dir)
 
 
-def give_up_rights(handles: HandleMode, modcaps: Iterable[str], seccomp_action: str) -> None:
-    """Drop the capabilities, then close the system call filter (``none`` for no filter)."""
+def give_up_rights(handles: HandleMode, modcaps: Iterable[str], system_calls: seccomp.Rules | None) -> None:
+    """Drop the capabilities, then close the system call filter (None for no filter)."""
     changes = tuple(modcaps)
     wanted = capabilities.wanted(handles, changes)
     left = capabilities.drop_to(wanted)
@@ -51,9 +51,9 @@ def give_up_rights(handles: HandleMode, modcaps: Iterable[str], seccomp_action: 
         )
     if lacking:
         _LOG.info("started without the capabilities %s: requests that need them will fail", ", ".join(lacking))
-    if seccomp_action != "none":
-        rules = seccomp.close_filter(seccomp_action)
-        _LOG.debug("system calls are restricted by %d rules", rules)
+    if system_calls is not None:
+        system_calls.load()
+        _LOG.debug("system calls are restricted by %d rules", system_calls.count)
 
 
 def check_handles(confined: Confined, handles: HandleMode) -> None:
@@ -71,8 +71,8 @@ def check_handles(confined: Confined, handles: HandleMode) -> None:
         )
     if opening:
         raise OptionError(
-            f"--inode-file-handles=mandatory: file handles can't be opened ({os.strerror(opening)}), that takes root in "
-            "the initial user namespace and CAP_DAC_READ_SEARCH; write --inode-file-handles=prefer"
+            f"--inode-file-handles=mandatory: file handles can't be opened ({os.strerror(opening)}), that needs root "
+            "in the initial user namespace and CAP_DAC_READ_SEARCH; write --inode-file-handles=prefer"
         )
 
 

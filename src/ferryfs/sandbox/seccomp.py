@@ -160,26 +160,32 @@ _ATTR_THREAD_SYNC: Final = 4
 _MASKED_EQUAL: Final = 7
 
 
-def close_filter(action: str) -> int:
-    """Build the filter and load it for every thread; returns how many rules it has. ``action``: kill, trap or log."""
-    try:
-        made = _linux.Filter(_ACTIONS[action])
-    except OSError as error:
-        raise SetupError(
-            f"--seccomp={action}: libseccomp can't be used ({error.strerror}), install it (package libseccomp2 or "
-            "libseccomp), or write --seccomp=none"
-        ) from None
-    try:
-        made.set_attribute(_ATTR_NO_NEW_PRIVS, 1)
-        made.set_attribute(_ATTR_THREAD_SYNC, 1)
-        rules = _add_rules(made)
-        made.load()
-    except OSError as error:
-        raise SetupError(
-            f"--seccomp={action}: the filter can't be loaded ({error}), the kernel lacks CONFIG_SECCOMP_FILTER or this "
-            "container forbids it: write --seccomp=none"
-        ) from None
-    return rules
+class Rules:
+    """The filter, built while libseccomp can still be loaded, and put in force later."""
+
+    def __init__(self, action: str) -> None:
+        """``action``: kill, trap or log. Raises ``SetupError`` without libseccomp."""
+        self._action = action
+        try:
+            self._filter = _linux.Filter(_ACTIONS[action])
+            self._filter.set_attribute(_ATTR_NO_NEW_PRIVS, 1)
+            self._filter.set_attribute(_ATTR_THREAD_SYNC, 1)
+            self.count = _add_rules(self._filter)
+        except OSError as error:
+            raise SetupError(
+                f"--seccomp={action}: libseccomp can't be used ({error.strerror}), install it (package libseccomp2 or "
+                "libseccomp) or write --seccomp=none"
+            ) from None
+
+    def load(self) -> None:
+        """From here on, for every thread. Raises ``SetupError`` where the kernel refuses."""
+        try:
+            self._filter.load()
+        except OSError as error:
+            raise SetupError(
+                f"--seccomp={self._action}: the filter can't be loaded ({error.strerror}), the kernel lacks "
+                "CONFIG_SECCOMP_FILTER or this container forbids it: write --seccomp=none"
+            ) from None
 
 
 def _add_rules(made: _linux.Filter) -> int:

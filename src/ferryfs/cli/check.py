@@ -1,0 +1,207 @@
+"""``ferryfsd --check``: everything that a start needs, tried one by one, without serving.
+
+Each line says what was tried and how it went, and where it did not go well, what to type. What changes the process
+(namespaces, the filter) is tried in a child.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from ferryfs.cli.options import Options, SandboxMode, SeccompAction
+from ferryfs.errors import FerryError
+from ferryfs.passthrough.config import HandleMode
+from ferryfs.sandbox import _linux, capabilities, limits, namespace, root, seccomp
+
+OK: Final = "ok"
+NOTE: Final = "note"
+FAILED: Final = "failed"
+
+XATTR: Final = "user.ferryfs.check"
+MOUNTS_SHOWN: Final = 20
+
+
+class Line(NamedTuple):
+    """One row of the table."""
+
+    verdict: str
+    subject: str
+    text: str
+
+
+def print_table(options: Options) -> int:
+    """Print the table; 0 when a start with these options would work, else 1."""
+    lines = list(check_lines(options))
+    width = max(len(line.subject) for line in lines)
+    for line in lines:
+        print(f"{line.verdict:<6}  {line.subject:<{width}}  {line.text}")
+    sys.stdout.flush()
+    return int(any(line.verdict == FAILED for line in lines))
+
+
+def check_lines(options: Options) -> Iterator[Line]:
+    """Try everything. ``options`` have passed ``options_rules``."""
+    shared = options.shared_dir or "."
+    yield _share(shared)
+    yield _files(options)
+    yield from _sandbox(options, shared)
+    yield _capabilities(options)
+    yield _seccomp(options)
+    yield from _handles(options, shared)
+    yield _xattr(options, shared)
+    if options.translate_uid or options.translate_gid:
+        yield Line(
+            OK, "id translation", f"{len(options.translate_uid)} user and {len(options.translate_gid)} group rules"
+        )
+
+
+def _share(shared: str) -> Line:
+    kind = "directory" if root.check_shared(shared) else "file (a Linux guest mounts directories only)"
+    access = os.access(shared, os.R_OK | os.X_OK if os.path.isdir(shared) else os.R_OK)
+    return Line(OK if access else FAILED, "share", f"{shared} is a {kind}" + ("" if access else " that can't be read"))
+
+
+def _files(options: Options) -> Line:
+    def attempt() -> str:
+        files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
+        return f"{files.total} in all, {files.guest} for the guest"
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    verdict, text = _in_child(attempt)
+    if verdict == OK and before[1] < limits.DEFAULT_FILES:
+        verdict, text = NOTE, text + "; more with a higher hard limit (ulimit -Hn, LimitNOFILE=)"
+    return Line(verdict, "open files", text)
+
+
+def _sandbox(options: Options, shared: str) -> Iterator[Line]:
+    def namespaces() -> str:
+        # The outer process of the sandbox ends with the status of the inner one, which comes back here.
+        namespace.enter(shared, options.uid_map, options.gid_map, [])
+        return "own mount, pid and network namespaces can be made"
+
+    def change_root() -> str:
+        root.change_root(shared)
+        return "the share can be made the root"
+
+    def stay() -> str:
+        root.stay(shared)
+        return "the daemon is not confined" if options.sandbox is SandboxMode.NONE else "works"
+
+    attempts: dict[SandboxMode, Callable[[], str]] = {
+        SandboxMode.NAMESPACE: namespaces,
+        SandboxMode.CHROOT: change_root,
+        SandboxMode.NONE: stay,
+    }
+    for mode, attempt in attempts.items():
+        verdict, text = _in_child(attempt)
+        chosen = mode is options.sandbox
+        if verdict == FAILED and not chosen:
+            verdict = NOTE
+        yield Line(verdict, f"sandbox {mode.value}" + (" (chosen)" if chosen else ""), text)
+
+
+def _capabilities(options: Options) -> Line:
+    _, permitted, _ = _linux.capget()
+    wanted = capabilities.wanted(options.inode_file_handles, options.modcaps)
+    lacking = capabilities.missing(permitted, wanted)
+    if not lacking:
+        return Line(OK, "capabilities", "all of " + ", ".join(sorted(wanted)))
+    if os.geteuid() != 0 and options.sandbox is SandboxMode.NAMESPACE:
+        return Line(NOTE, "capabilities", "those of the user namespace, over the ids that it maps")
+    return Line(NOTE, "capabilities", "without " + ", ".join(lacking) + ": requests that need them will fail")
+
+
+def _seccomp(options: Options) -> Line:
+    if options.seccomp is SeccompAction.NONE:
+        return Line(NOTE, "system calls", "not restricted")
+
+    def attempt() -> str:
+        rules = seccomp.Rules(options.seccomp.value)
+        rules.load()
+        return f"restricted by {rules.count} rules"
+
+    verdict, text = _in_child(attempt)
+    return Line(verdict, "system calls", text)
+
+
+def _handles(options: Options, shared: str) -> Iterator[Line]:
+    """Each mount under the share, because each is a file system of its own kind."""
+    if options.inode_file_handles is HandleMode.NEVER:
+        yield Line(NOTE, "file handles", "not used")
+        return
+    places = mounts_below(shared)
+    for place in places[:MOUNTS_SHOWN]:
+        subject = f"file handles {place}"
+        bad = FAILED if options.inode_file_handles is HandleMode.MANDATORY else NOTE
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            yield Line(NOTE, subject, f"can't be tried: {error.strerror}")
+            continue
+        try:
+            making, opening = _linux.try_file_handle(fd)
+        finally:
+            os.close(fd)
+        if making:
+            yield Line(
+                bad, subject, f"this file system has none ({os.strerror(making)}), inodes are held as open files"
+            )
+        elif opening:
+            why = f"can't be opened ({os.strerror(opening)})"
+            yield Line(bad, subject, f"{why}: needs root outside of user namespaces with CAP_DAC_READ_SEARCH")
+        else:
+            yield Line(OK, subject, "can be made and opened")
+    if len(places) > MOUNTS_SHOWN:
+        yield Line(NOTE, "file handles", f"{len(places) - MOUNTS_SHOWN} more mounts were not tried")
+
+
+def mounts_below(shared: str, mountinfo: str = "/proc/self/mountinfo") -> list[str]:
+    """The share and the mount points below it."""
+    top = os.path.realpath(shared)
+    found = [shared]
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            place = line.split(" ")[4]
+            for escaped, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+                place = place.replace(escaped, char)
+            if place.startswith(top.rstrip("/") + "/") and place not in found:
+                found.append(place)
+    return found
+
+
+def _xattr(options: Options, shared: str) -> Line:
+    bad = FAILED if options.uses_xattr() else NOTE
+    try:
+        os.listxattr(shared)
+    except OSError as error:
+        return Line(bad, "xattr", f"this file system has no extended attributes ({error.strerror})")
+    if not options.uses_xattr():
+        return Line(OK, "xattr", "the file system has them, the guest gets them with --xattr")
+    return Line(OK, "xattr", "the file system has them")
+
+
+def _in_child(attempt: Callable[[], str]) -> tuple[str, str]:
+    """Run it in a child, so that whatever it changes is gone afterwards."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        verdict, text = FAILED, "a bug in ferryfsd"
+        try:
+            verdict, text = OK, attempt()
+        except (FerryError, OSError) as error:
+            verdict, text = FAILED, str(error)
+        finally:
+            # Also after an exception that nobody expected: the parent's lines must not come twice.
+            os.write(writer, f"{verdict}\n{text}".encode("utf-8", "replace"))
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as stream:
+        answer = stream.read().decode("utf-8", "replace")
+    os.waitpid(child, 0)
+    verdict, _, text = answer.partition("\n")
+    return (verdict, text) if verdict else (FAILED, "the attempt was killed")

@@ -1,0 +1,298 @@
+"""The command line: values, aliases, exclusions and sentences, against what virtiofsd 1.14.0 does with the same
+words."""
+
+from pathlib import Path
+
+import pytest
+
+from ferryfs.cli import options_rules, options_text
+from ferryfs.cli.options import LogLevel, Options, SandboxMode, SeccompAction, flag, table
+from ferryfs.cli.options_sources import Parsed, load
+from ferryfs.errors import OptionError
+from ferryfs.passthrough.config import CachePolicy, HandleMode, IdRange, Ternary, Unlinked
+from ferryfs.sandbox.idmappings import IdMapping
+
+NEEDED = ["--shared-dir=/srv", "--socket-path=/run/fs.sock"]
+
+
+def parse(*argv: str, environ: dict[str, str] | None = None, file: str = "/nonexistent") -> Parsed:
+    return load(argv, environ or {}, file)
+
+
+def options(*argv: str) -> Options:
+    return parse(*argv).options
+
+
+def refusal(*argv: str, uid: int = 0) -> str:
+    with pytest.raises(OptionError) as caught:
+        options_rules.check(options(*argv), uid)
+    return str(caught.value)
+
+
+def test_defaults_are_virtiofsds() -> None:
+    given = options(*NEEDED)
+    assert given.cache is CachePolicy.AUTO
+    assert given.inode_file_handles is HandleMode.PREFER
+    assert given.sandbox is SandboxMode.NAMESPACE
+    assert given.seccomp is SeccompAction.KILL
+    assert given.posix_acl is Ternary.NEVER
+    assert given.security_label is Ternary.NEVER
+    assert given.log_level is LogLevel.INFO
+    assert given.announce_submounts
+    assert given.readdirplus
+    assert not given.uses_xattr()
+    assert options_rules.check(given, 0) == []
+
+
+# Every option of `virtiofsd --help` of 1.14.0, in each of its spellings, and the field that it must set.
+VIRTIOFSD = [
+    (["--tag", "fs"], "tag", "fs"),
+    (["--socket=/s"], "socket", "/s"),
+    (["--socket-group", "kvm"], "socket_group", "kvm"),
+    (["--fd=3"], "fd", 3),
+    (["--thread-pool-size=64"], "thread_pool_size", 64),
+    (["--xattr"], "xattr", True),
+    (["--posix-acl"], "posix_acl", Ternary.ALWAYS),
+    (["--posix-acl=auto"], "posix_acl", Ternary.AUTO),
+    (["--posix-acl=never"], "posix_acl", Ternary.NEVER),
+    (["--sandbox", "chroot"], "sandbox", SandboxMode.CHROOT),
+    (["--sandbox=None"], "sandbox", SandboxMode.NONE),
+    (["--readonly"], "readonly", True),
+    (["--seccomp=trap"], "seccomp", SeccompAction.TRAP),
+    (["--seccomp", "log"], "seccomp", SeccompAction.LOG),
+    (["--announce-submounts"], "announce_submounts", True),
+    (["--no-announce-submounts"], "announce_submounts", False),
+    (["--no-announce-submounts", "--announce-submounts"], "announce_submounts", True),
+    (["--inode-file-handles=never"], "inode_file_handles", HandleMode.NEVER),
+    (["--inode-file-handles=fallback"], "inode_file_handles", HandleMode.PREFER),
+    (["--inode-file-handles=mandatory"], "inode_file_handles", HandleMode.MANDATORY),
+    (["--cache=always"], "cache", CachePolicy.ALWAYS),
+    (["--cache", "metadata"], "cache", CachePolicy.METADATA),
+    (["--cache=auto", "--cache=never"], "cache", CachePolicy.NEVER),
+    (["--allow-mmap"], "allow_mmap", True),
+    (["--no-readdirplus"], "readdirplus", False),
+    (["--writeback"], "writeback", True),
+    (["--allow-direct-io"], "allow_direct_io", True),
+    (["--modcaps=+sys_admin:-chown"], "modcaps", ("+sys_admin", "-chown")),
+    (["--modcaps", "-CAP_MKNOD"], "modcaps", ("-mknod",)),
+    (["--log-level=TRACE"], "log_level", LogLevel.TRACE),
+    (["--syslog"], "syslog", True),
+    (["--rlimit-nofile=0"], "rlimit_nofile", 0),
+    (["-d"], "compat_debug", True),
+    (["-df"], "compat_foreground", True),
+    (["--killpriv-v2"], "killpriv_v2", True),
+    (["--killpriv-v2", "--no-killpriv-v2"], "killpriv_v2", False),
+    (["--security-label"], "security_label", Ternary.ALWAYS),
+    (["--security-label=auto"], "security_label", Ternary.AUTO),
+    (["--uid-map=:0:100000:65536:"], "uid_map", (IdMapping(0, 100000, 65536),)),
+    (
+        ["--gid-map", "/0/1000/1/", "--gid-map=:1:100000:9:"],
+        "gid_map",
+        (IdMapping(0, 1000, 1), IdMapping(1, 100000, 9)),
+    ),
+    (["--translate-uid=map:0:1000:1"], "translate_uid", (IdRange("map", 0, 1000, 1),)),
+    (["--translate-gid", "forbid-guest:1:2"], "translate_gid", (IdRange("forbid-guest", 1, 0, 2),)),
+    (["--preserve-noatime"], "preserve_noatime", True),
+    (["--migration-verify-handles"], "migration_verify_handles", True),
+    (["--migration-confirm-paths"], "migration_confirm_paths", True),
+    (["-o", "source=/srv,,x"], "shared_dir", "/srv,x"),
+    (["-oxattr"], "xattr", True),
+    (["--xattr", "-o", "no_xattr"], "xattr", False),
+    (["-o", "cache=none"], "cache", CachePolicy.NEVER),
+    (["-o", "posix_acl,no_readdirplus"], "readdirplus", False),
+    (["-o", "loglevel=err"], "log_level", LogLevel.ERROR),
+]
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"), VIRTIOFSD, ids=lambda each: " ".join(each) if isinstance(each, list) else ""
+)
+def test_option_of_virtiofsd(argv: list[str], field: str, value: object) -> None:
+    assert getattr(options(*argv), field) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--cache=foo"], "--cache 'foo': must be one of never, metadata, auto, always"),
+        (["--bogus"], "unknown option --bogus"),
+        (["--readonl"], "did you mean --readonly?"),
+        (["--xattr=1"], "--xattr takes no value, leave out '=1'"),
+        (["--socket-path"], "--socket-path needs a value, write --socket-path=PATH"),
+        (["--socket-path", "--shared-dir=/srv"], "--socket-path needs a value"),
+        (["-o"], "-o needs a value"),
+        (["extra"], "unexpected argument 'extra'"),
+        (["--posix-acl", "auto"], "unexpected argument 'auto'"),
+        (["--posix-acl=on"], "--posix-acl 'on': must be one of never, auto, always"),
+        (["--tag="], "must be 1 to 36 bytes"),
+        (["--tag=" + "é" * 19], "it has 38"),
+        (["--thread-pool-size=-1"], "must be a whole number from 0"),
+        (["--thread-pool-size=1e3"], "must be a whole number from 0"),
+        (["--modcaps=+foo"], "unknown capability 'foo'"),
+        (["--modcaps=chown"], "must be written +NAME or -NAME"),
+        (["--uid-map=0:0:1"], "must be written :INSIDE:OUTSIDE:COUNT:"),
+        (["--uid-map=:0:0:1"], "must be written :INSIDE:OUTSIDE:COUNT:"),
+        (["--uid-map=:0:0:0:"], "must have a count of at least 1"),
+        (["--translate-uid=foo:1:2:3"], "unknown type"),
+        (["--xattrmap=foo"], "rule 1 ends in its type"),
+        (["--migration-unlinked-limit=much"], "must be a size such as"),
+        (["--negative-timeout=nan"], "must be a number of seconds"),
+        (["-o", "foo=bar"], "-o foo=bar: is unknown"),
+        (["-o", "cache=never"], "-o cache=never: must be one of auto, always, none, metadata"),
+        (["-x"], "unknown option -x"),
+        (["--config=/nonexistent/x.toml"], "can't be read: No such file or directory"),
+        (["--shared-dir="], "must be a path, not empty"),
+    ],
+)
+def test_wrong_word_is_refused_with_what_is_right(argv: list[str], says: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        options(*argv)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "uid", "says"),
+    [
+        (["--shared-dir=/srv"], 0, "no socket was given"),
+        (["--socket-path=/s"], 0, "no directory to share was given"),
+        ([*NEEDED, "--fd=3"], 0, "--fd can't be used with --socket-path"),
+        (["--shared-dir=/srv", "--fd=3", "--socket-group=kvm"], 0, "--fd can't be used with --socket-group"),
+        (
+            [*NEEDED, "--posix-acl=auto", "--translate-uid=map:0:0:1"],
+            0,
+            "--translate-uid can't be used with --posix-acl",
+        ),
+        ([*NEEDED, "--translate-uid=map:0:0:9", "--translate-uid=guest:8:0:1"], 0, "both translate guest id 8"),
+        ([*NEEDED, "--uid-map=:0:0:1:"], 0, "--uid-map is for ordinary users"),
+        ([*NEEDED, "--uid-map=:0:0:1:", "--sandbox=none"], 1000, "--uid-map is for --sandbox=namespace"),
+        ([*NEEDED, "--sandbox=chroot"], 1000, "--sandbox=chroot is for root only"),
+        (
+            [*NEEDED, "--migration-mode=file-handles", "--migration-confirm-paths"],
+            0,
+            "--migration-confirm-paths is about",
+        ),
+        (
+            [*NEEDED, "--migration-mode=file-handles", "--migration-verify-handles"],
+            0,
+            "--migration-verify-handles is about",
+        ),
+        ([*NEEDED, "--inode-file-handles=mandatory", "--modcaps=-dac_read_search"], 0, "takes away what"),
+    ],
+)
+def test_what_cannot_be_together(argv: list[str], uid: int, says: str) -> None:
+    assert says in refusal(*argv, uid=uid)
+
+
+def test_translation_is_allowed_with_acls_switched_off() -> None:
+    assert options_rules.check(options(*NEEDED, "--posix-acl=never", "--translate-uid=map:0:0:1"), 0) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-f"],
+        ["-d"],
+        ["--socket=/s"],
+        ["-o", "xattr"],
+        ["-o", "flock"],
+        ["--inode-file-handles=fallback"],
+    ],
+)
+def test_deprecated_form_is_warned_about(argv: list[str]) -> None:
+    assert parse(*argv).warnings
+
+
+def test_precedence_and_origins(tmp_path: Path) -> None:
+    file = tmp_path / "ferryfsd.toml"
+    file.write_text(
+        'shared-dir = "/file"\ncache = "never"\nwriteback = true\nreaddirplus = false\ntranslate-uid = ["map:0:1:1"]\n'
+    )
+    parsed = parse("--cache=always", environ={"FERRYFSD_SHARED_DIR": "/env", "FERRYFSD_CACHE": "auto"}, file=str(file))
+    assert parsed.options.cache is CachePolicy.ALWAYS
+    assert parsed.options.shared_dir == "/env"
+    assert parsed.options.writeback
+    assert not parsed.options.readdirplus
+    assert parsed.options.translate_uid == (IdRange("map", 0, 1, 1),)
+    assert parsed.origins == {
+        "cache": "command line",
+        "shared_dir": "environment",
+        "writeback": str(file),
+        "readdirplus": str(file),
+        "translate_uid": str(file),
+    }
+    shown = [line.split() for line in options_text.show_config(parsed).splitlines()]
+    assert ["translate-uid", "map:0:1:1", str(file)] in shown
+    assert ["xattr", "false", "default"] in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("shared_folder = 1", "'shared_folder' is not an option"),
+        ("cache = true", "must be a text or a number"),
+        ('cache = ["a"]', "takes one value and not a list"),
+        ('xattr = "yes"', "must be true or false, without quotes"),
+        ("translate-uid = [1.5]", "unknown type"),
+        ("= 1", "is not TOML"),
+        ("help = true", "'help' is not an option"),
+        ('config = "x"', "'config' is not an option"),
+    ],
+)
+def test_wrong_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        parse(f"--config={file}")
+    assert says in str(caught.value)
+
+
+def test_endless_file_is_refused() -> None:
+    with pytest.raises(OptionError, match="larger than"):
+        parse("--config=/dev/zero")
+
+
+def test_environment_of_kubernetes_is_only_warned_about() -> None:
+    parsed = parse(environ={"FERRYFSD_SERVICE_HOST": "10.0.0.1"})
+    assert parsed.warnings == ["the environment variable FERRYFSD_SERVICE_HOST names no option and is not used"]
+
+
+def test_environment_switches_and_lists() -> None:
+    given = parse(
+        environ={"FERRYFSD_XATTR": "yes", "FERRYFSD_ANNOUNCE_SUBMOUNTS": "0", "FERRYFSD_UID_MAP": ":0:1:1: :1:2:3:"}
+    )
+    assert given.options.xattr
+    assert not given.options.announce_submounts
+    assert len(given.options.uid_map) == 2
+    with pytest.raises(OptionError, match="FERRYFSD_XATTR 'perhaps': must be true or false"):
+        parse(environ={"FERRYFSD_XATTR": "perhaps"})
+
+
+def test_what_implies_xattr() -> None:
+    for each in ("--posix-acl=auto", "--security-label", "--xattrmap=:ok:all:::", "--xattr"):
+        assert options(each).uses_xattr()
+
+
+def test_share_and_migration_carry_every_option() -> None:
+    given = options("--cache=never", "--readonly", "--migration-unlinked=lost", "--migration-unlinked-limit=1G")
+    share = given.share(1000)
+    assert share.readonly
+    assert not share.readdirplus
+    assert share.guest_fd_limit == 1000
+    assert given.migration().unlinked is Unlinked.LOST
+    assert given.migration().unlinked_limit == 1 << 30
+
+
+def test_help_names_every_option_and_fits() -> None:
+    text = options_text.help_text()
+    for name in table():
+        assert flag(name) in text
+    assert max(map(len, text.splitlines())) <= options_text.WIDTH
+
+
+def test_every_default_is_shown_as_it_could_be_written() -> None:
+    # The default written out must parse to the default: the table can't contradict itself.
+    for name, row in table().items():
+        default = getattr(Options(), name)
+        if row.parse is not None and not row.many and default not in (None, ()) and not row.default_text:
+            assert row.parse(options_text.default_text(name, row)) == default
