@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
+from ring_pair import PAGE, Place, descriptor
 
 from ferryfs.ring.model import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE, MAX_CHAIN_BYTES
-
-from .pair import PAGE, Place, descriptor
 
 TOP = 1 << 64
 
@@ -98,24 +97,28 @@ Step = tuple[str, int, bytes | int | None]
 
 
 def steps(world: World) -> st.SearchStrategy[Step]:
-    """What happens next: by the guest (offer, lie, table, scribble, wish) or by the device (serve and the like)."""
+    """What happens next: by the guest (offer, good, lie, honest, indirect, scribble, wish) or the device."""
     word = st.integers(0, 0xFFFF)
     return st.one_of(
         st.tuples(
             st.just("offer"), st.one_of(st.integers(0, world.num - 1), st.integers(0, world.num - 1), word), word
         ),
         st.tuples(st.just("offer"), st.integers(0, world.num - 1), word),
-        st.tuples(st.just("lie"), word, word),
+        st.tuples(st.just("lie"), word, st.just(0)),
+        st.tuples(st.just("honest"), st.just(0), st.just(0)),
         st.tuples(st.just("indirect"), addresses(world), st.integers(1, 8).flatmap(lambda n: tables(world, n))),
         st.tuples(st.just("scribble"), addresses(world), st.binary(min_size=1, max_size=40)),
-        st.tuples(st.just("wish"), word, st.integers(0, 3)),
+        st.tuples(st.just("wish"), st.one_of(st.integers(-3, 5), word), st.integers(0, 3)),
         st.tuples(st.just("serve"), st.integers(0, 9000), st.binary(max_size=40)),
+        st.tuples(st.just("good"), st.integers(0, world.num - 1), st.integers(0, 3)),
         st.tuples(st.just("serve"), st.just(0), st.binary(max_size=40)),
         st.tuples(st.just("notify"), st.just(0), st.just(0)),
         st.tuples(st.just("rest"), st.just(0), st.just(0)),
         st.tuples(st.just("wake"), st.just(0), st.just(0)),
         st.tuples(st.just("event_idx"), st.integers(0, 1), st.just(0)),
-        st.tuples(st.just("log"), st.integers(0, 1), st.one_of(st.none(), st.integers(0, 64).map(lambda n: 4 * n))),
+        st.tuples(
+            st.just("log"), st.integers(0, 1), st.one_of(st.none(), st.integers(0, 24 * PAGE // 4).map(lambda n: 4 * n))
+        ),
         st.tuples(st.just("again"), st.integers(0, 1), st.just(0)),
     )
 
@@ -125,5 +128,7 @@ def plays(world: World) -> st.SearchStrategy[tuple[bytes, int, list[Step]]]:
     return st.tuples(
         tables(world, world.num),
         st.one_of(st.just(0), st.sampled_from((0xFFFF, 0xFFF0, 0x7FFF))),
-        st.lists(steps(world), max_size=40),
+        st.booleans().flatmap(
+            lambda on: st.lists(steps(world), min_size=5, max_size=40).map(lambda play: [("event_idx", on, 0), *play])
+        ),
     )

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ring_pair import PAGE, Pair, Place, descriptor
 
 from ferryfs.ring.harness import LIMITS
 from ferryfs.ring.model import (
@@ -18,8 +19,6 @@ from ferryfs.ring.model import (
     Fault,
     Outcome,
 )
-
-from .pair import PAGE, Pair, Place, descriptor
 
 USER = 0x7F0000000000
 RING = Place(0, USER, 4 * PAGE)

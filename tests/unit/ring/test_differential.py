@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ring_pair import Pair, descriptor
 
 from ferryfs.ring import model
 
-from .pair import Pair
 from .strategies import Step, World, plays, worlds
 
 LOG_SIZE = 64
@@ -36,13 +36,22 @@ def run(pair: Pair, world: World, table: bytes, base: int, play: list[Step]) -> 
                 pair.poke_user(world.avail + 4 + 2 * (offered % world.num), number.to_bytes(2, "little"))
                 offered = (offered + 1) % 65536
                 pair.poke_user(world.avail + 2, offered.to_bytes(2, "little"))
+            case "good", int():
+                place = world.places[more % len(world.places)]
+                chain = descriptor(place.guest, 8 * more, model.DESC_F_WRITE, 0)
+                pair.poke_user(world.desc + model.DESC_SIZE * number, chain)
             case "lie", _:
+                offered = number
                 pair.poke_user(world.avail + 2, number.to_bytes(2, "little"))
+            case "honest", _:
+                offered = pair.slow.last_avail
+                pair.poke_user(world.avail + 2, offered.to_bytes(2, "little"))
             case (("indirect" | "scribble"), bytes()):
                 pair.poke(number, more)
             case "wish", int():
                 pair.poke_user(world.avail, more.to_bytes(2, "little"))
-                pair.poke_user(world.avail + 4 + 2 * world.num, number.to_bytes(2, "little"))
+                event = (pair.slow.next_used + number) % 65536
+                pair.poke_user(world.avail + 4 + 2 * world.num, event.to_bytes(2, "little"))
             case "serve", bytes():
                 serve(pair, number, more)
             case "notify", _:

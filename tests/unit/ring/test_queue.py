@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from ring_pair import PAGE, Pair, Place, descriptor
 
 from ferryfs.ring.model import DESC_F_WRITE, Fault, Outcome
-
-from .pair import PAGE, Pair, Place, descriptor
 
 USER = 0x7F0000000000
 PLACE = Place(0, USER, 8 * PAGE)
