@@ -81,9 +81,8 @@ def _of_inodes(stream: Stream, v1: StateV1, records: tuple[Record, ...]) -> Iter
 def _of_handles(v1: StateV1) -> Iterator[str]:
     forbidden = [handle.id for handle in v1.handles if handle.flags & FORBIDDEN_FLAGS]
     if forbidden:
-        yield (
-            f"The flags of {_which('handle', forbidden)} would create or truncate; the destination has to take them off."
-        )
+        which = _which("handle", forbidden)
+        yield f"The flags of {which} would create or truncate; the destination has to take them off."
 
 
 def _of_trailer(stream: Stream) -> Iterator[str]:
