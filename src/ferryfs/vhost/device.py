@@ -6,10 +6,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from ferryfs.errors import FerryError, FrontendError
+from ferryfs.errors import FerryError
 from ferryfs.vhost.endpoint import Outcome
 from ferryfs.vhost.session import (
-    SHARE_HINT,
     Action,
     AddMemRegion,
     BeginTransfer,
@@ -28,7 +27,7 @@ from ferryfs.vhost.session import (
     SetVringNum,
     StopVring,
 )
-from ferryfs.wire.vhost_user import STATE_REPLY_NO_FD, MemoryRegion, Request
+from ferryfs.wire.vhost_user import STATE_REPLY_NO_FD, Request
 
 if TYPE_CHECKING:
     from ferryfs.engine.device import Device
@@ -92,24 +91,13 @@ class DeviceControl:
                 if self.migration is not None:
                     self.migration.log_all(on)
             case SetMemTable(regions, fds):
-                try:
-                    device.set_mem_table([(*region, fd) for region, fd in zip(regions, fds, strict=True)])
-                except OSError as error:
-                    raise _cannot_map(error, *regions) from error
+                device.set_mem_table([(*region, fd) for region, fd in zip(regions, fds, strict=True)])
             case AddMemRegion(region, fd):
-                try:
-                    device.add_mem_region((*region, fd))
-                except OSError as error:
-                    raise _cannot_map(error, region) from error
+                device.add_mem_region((*region, fd))
             case RemoveMemRegion(region):
                 device.remove_mem_region(region.guest_addr, region.size, region.user_addr)
             case SetLog(area, fd):
-                try:
-                    device.set_log(fd, area.offset, area.size)
-                except OSError as error:
-                    raise FrontendError(
-                        f"SET_LOG_BASE has a log of {area.size:#x} bytes that can't be mapped: {error.strerror}."
-                    ) from error
+                device.set_log(fd, area.offset, area.size)
             case SetVringNum(ring, num):
                 device.set_vring_num(ring, num)
             case SetVringAddr(addr):
@@ -167,10 +155,3 @@ class DeviceControl:
         except (FerryError, OSError) as error:
             _LOG.error("The transfer of the state failed: %s", error)
             return Outcome(1)
-
-
-def _cannot_map(error: OSError, *regions: MemoryRegion) -> FrontendError:
-    where = ", ".join(f"{region.guest_addr:#x}" for region in regions)
-    return FrontendError(
-        f"Guest memory at {where} can't be mapped ({error.strerror}), so it is not shared: {SHARE_HINT}."
-    )
