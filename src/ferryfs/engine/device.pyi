@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import final
 
 from ferryfs.passthrough.config import ShareConfig
+from ferryfs.ring.memory import GuestMemory
 
 # (guest_addr, size, user_addr, mmap_offset, fd)
 Region = tuple[int, int, int, int, int]
@@ -34,8 +35,24 @@ class Device:
     def get_vring_base(
         self, index: int
     ) -> int: ...  # stops the ring, waits for its requests, returns the next avail index
+    def stop(self) -> None: ...  # get_vring_base for every ring
     def reset(self) -> None: ...  # RESET_DEVICE: rings stopped, inodes and handles dropped; memory and log stay
     def close(self) -> None: ...  # everything ended and released; idempotent
     # what the workers have to tell: rate-limited, one tuple (kind, queue, errno, count, text) an event
-    events_fd: int
+    @property
+    def events_fd(self) -> int: ...
+    @property
+    def queue_count(self) -> int: ...
+    @property
+    def memory(self) -> GuestMemory: ...
+    @property
+    def session_ready(self) -> bool: ...
+    @property
+    def session_flags(self) -> int: ...
+    @property
+    def inode_count(self) -> int: ...
+    @property
+    def handle_count(self) -> int: ...
+    @property
+    def uses_file_handles(self) -> bool: ...
     def drain_events(self) -> list[tuple[int, int, int, int, str]]: ...

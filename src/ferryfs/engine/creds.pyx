@@ -1,0 +1,96 @@
+"""Credentials of one thread. Raw system calls only: glibc's wrappers would change all threads of the process.
+
+Only the effective ids change, so the way back is always open: the saved ids and the permitted capabilities stay.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport abort
+
+from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, Server
+from ferryfs.engine.sys cimport SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, syscall
+
+
+cdef enum:
+    CAPABILITY_VERSION_3 = 0x20080522
+    CAP_DAC_OVERRIDE = 1
+    CAP_FSETID = 4
+
+cdef struct CapHeader:
+    uint32_t version
+    int pid
+
+cdef struct CapData:
+    uint32_t effective
+    uint32_t permitted
+    uint32_t inheritable
+
+
+cdef bint change_effective(uint32_t bit, bint on) noexcept nogil:
+    """Sets or clears one capability (below 32) of this thread's effective set; whether it was changed."""
+    cdef CapHeader header
+    cdef CapData data[2]
+    header.version = CAPABILITY_VERSION_3
+    header.pid = 0
+    if syscall(SYS_capget, &header, data) < 0:
+        return False
+    if ((data[0].effective >> bit) & 1) == <uint32_t>on or not data[0].permitted & (<uint32_t>1 << bit):
+        return False
+    data[0].effective ^= <uint32_t>1 << bit
+    return syscall(SYS_capset, &header, data) == 0
+
+
+cdef int creds_enter(
+    const Server *server, Creds *creds, uint32_t uid, uint32_t gid, bint has_group, uint32_t group
+) noexcept nogil:
+    """Takes on the ids (the host's) and the one supplementary group that the guest sent; 0 or -errno with nothing changed.
+
+    Root's ids mean "as the daemon". A guest that doesn't send groups gets CAP_DAC_OVERRIDE, else a user could not create where
+    only a supplementary group may: the guest's kernel has checked that already (as virtiofsd does).
+    """
+    cdef int error
+    creds.uid_changed = 0
+    creds.gid_changed = 0
+    creds.groups_changed = 0
+    if has_group:
+        if syscall(SYS_setgroups, <size_t>1, &group) < 0:
+            if server.own_uid == 0:
+                return -errno
+        else:
+            creds.groups_changed = 1
+    # The group first: once the user is another one, the capability to change it is gone.
+    if gid != 0 and gid != server.own_gid:
+        if syscall(SYS_setresgid, <long>-1, <long>gid, <long>-1) < 0:
+            error = -errno
+            creds_leave(server, creds)
+            return error
+        creds.gid_changed = 1
+    if uid != 0 and uid != server.own_uid:
+        if syscall(SYS_setresuid, <long>-1, <long>uid, <long>-1) < 0:
+            error = -errno
+            creds_leave(server, creds)
+            return error
+        creds.uid_changed = 1
+        if not server.session.flags & INIT_CREATE_SUPP_GROUP:
+            change_effective(CAP_DAC_OVERRIDE, True)
+    return 0
+
+
+cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil:
+    """Back to the daemon's own. It can't fail (the saved ids are ours); were it to, this thread must serve nobody any more."""
+    if creds.uid_changed and syscall(SYS_setresuid, <long>-1, <long>server.own_uid, <long>-1) < 0:
+        abort()
+    if creds.gid_changed and syscall(SYS_setresgid, <long>-1, <long>server.own_gid, <long>-1) < 0:
+        abort()
+    if creds.groups_changed and syscall(SYS_setgroups, <size_t>0, NULL) < 0:
+        abort()
+
+
+cdef bint fsetid_drop() noexcept nogil:
+    """Lets the kernel clear set-user-ID and set-group-ID bits on this thread's next change of a file; for fsetid_restore."""
+    return change_effective(CAP_FSETID, False)
+
+
+cdef void fsetid_restore(bint dropped) noexcept nogil:
+    if dropped:
+        change_effective(CAP_FSETID, True)

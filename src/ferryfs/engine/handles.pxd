@@ -1,0 +1,63 @@
+# Open files and directories: what the guest knows by an fh.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from ferryfs.engine.index cimport Index
+from ferryfs.engine.inodes cimport Inode, InodeTable
+from ferryfs.engine.threads cimport pthread_mutex_t
+
+
+cdef enum:
+    HANDLE_CHUNK = 256
+    HANDLE_DIR = 1
+    HANDLE_RELEASED = 2         # the guest has released it; it goes with its last user
+    HANDLE_INVALID = 4          # lost in a migration: every access answers `error`
+
+
+# An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
+# served from here, whatever the destination's file system would say at that offset.
+cdef struct CarriedEntry:
+    uint64_t cookie
+    uint64_t ino
+    uint32_t type
+    char *name
+
+
+cdef struct DirStream:
+    pthread_mutex_t lock        # one READDIR at a time: the offset is the fd's. Leaf.
+    int64_t position            # where the fd stands; -1: unknown
+    CarriedEntry *carried
+    uint32_t carried_count
+
+
+# Guarded by HandleTable.lock, but for fd, inode, dir and id, which never change while it is used.
+cdef struct Handle:
+    uint64_t id                 # fh; 0: a free slot (then `users` is the next free one)
+    Inode *inode                # counted there as one of its opens
+    DirStream *dir              # of a directory
+    int fd
+    int flags                   # the guest's open flags in force, without O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY
+    uint32_t users              # requests that use it now
+    uint8_t state               # HANDLE_…
+    uint8_t error               # with HANDLE_INVALID: errno
+
+
+cdef struct HandleTable:
+    pthread_mutex_t lock        # guards all below; InodeTable.lock may be taken inside
+    Handle **chunks
+    uint32_t chunk_count
+    uint32_t slots
+    uint32_t free_slot          # slot + 1; 0: none
+    Index by_id
+    uint64_t next_id
+    uint32_t count
+
+
+cdef int handles_init(HandleTable *table) noexcept nogil
+cdef void handles_clear(HandleTable *table, InodeTable *inodes) noexcept nogil
+cdef void handles_close(HandleTable *table, InodeTable *inodes) noexcept nogil
+cdef int handle_add(HandleTable *table, InodeTable *inodes, Inode *inode, int fd, int flags, bint directory, uint64_t *id) noexcept nogil
+cdef Handle *handle_get(HandleTable *table, uint64_t id) noexcept nogil
+cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noexcept nogil
+cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil
+cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept nogil
+cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil

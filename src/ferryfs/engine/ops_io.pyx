@@ -1,0 +1,160 @@
+"""READ and WRITE: straight between the file and guest memory, no copy.
+
+A READ first takes what is in the host's page cache (RWF_NOWAIT). What is missing is read by calls that may wait, after the worker
+has had the chance to hand its queue on. A short answer is given for the end of the file only: the guest takes it for that.
+"""
+
+from libc.errno cimport EAGAIN, EBADF, EFBIG, EINTR, EINVAL, EISDIR, EOPNOTSUPP, EROFS, errno
+from libc.stdint cimport INT64_MAX, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.fuse_abi cimport FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID, ReadIn, WriteOut
+from ferryfs.engine.handles cimport HANDLE_DIR, Handle, handle_get, handle_put, handle_set_flags
+from ferryfs.engine.ops_open cimport kept_flags
+from ferryfs.engine.request cimport reply
+from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, Request, Server
+from ferryfs.engine.sys cimport (
+    F_GETFL, F_SETFL, O_APPEND, O_DIRECT, RWF_APPEND, RWF_NOWAIT, fcntl, preadv2, pwritev2,
+)
+from ferryfs.ring.chain cimport chain_slice
+
+
+cdef enum:
+    WRITE_DATA = IN_HEADER + 40         # where WRITE's data begins: behind fuse_in_header and fuse_write_in
+    MAX_TRANSFER = 0x7ffff000           # what Linux moves in one call at most
+
+
+cdef int follow_flags(Server *server, Handle *handle, uint32_t guest_flags) noexcept nogil:
+    """Applies what the guest changed by fcntl(F_SETFL) since the file was opened: O_DIRECT on our fd, the rest noted.
+
+    O_APPEND needs nothing on the fd: op_write asks the request. 0 or -errno.
+    """
+    cdef int flags = kept_flags(guest_flags)
+    cdef int now
+    if (flags ^ handle.flags) & (O_APPEND | O_DIRECT) == 0:
+        return 0
+    if (flags ^ handle.flags) & O_DIRECT and server.settings.allow_direct_io:
+        now = fcntl(handle.fd, F_GETFL)
+        if now < 0 or fcntl(handle.fd, F_SETFL, (now & ~O_DIRECT) | (flags & O_DIRECT)) < 0:
+            return -errno
+    handle_set_flags(
+        &server.handles, handle, (handle.flags & ~(O_APPEND | O_DIRECT)) | (flags & (O_APPEND | O_DIRECT))
+    )
+    return 0
+
+
+cdef Handle *io_handle(Request *request, const ReadIn *args, int *error) noexcept nogil:
+    """The open regular file of a READ or WRITE, or NULL and an error (negative)."""
+    cdef Server *server = request.server
+    cdef Handle *handle
+    if args.offset > <uint64_t>INT64_MAX or args.size > <uint64_t>INT64_MAX - args.offset:
+        error[0] = -EINVAL
+        return NULL
+    handle = handle_get(&server.handles, args.fh)
+    if handle == NULL:
+        error[0] = -EBADF
+        return NULL
+    if handle.fd < 0:
+        error[0] = -handle.error
+    elif handle.state & HANDLE_DIR:
+        error[0] = -EISDIR
+    else:
+        error[0] = follow_flags(server, handle, args.flags)
+    if error[0] < 0:
+        handle_put(&server.handles, &server.inodes, handle)
+        return NULL
+    return handle
+
+
+cdef int op_read(Request *request) noexcept nogil:
+    cdef Server *server = request.server
+    cdef Handle *handle
+    cdef ReadIn args
+    cdef uint64_t done = 0
+    cdef ssize_t got
+    cdef int count
+    cdef int flags = RWF_NOWAIT
+    cdef int result = 0
+    memcpy(&args, request.args, sizeof(args))
+    handle = io_handle(request, &args, &result)
+    if handle == NULL:
+        return result
+    if args.size > request.room:
+        args.size = request.room
+    while done < args.size:
+        count = chain_slice(request.chain, True, OUT_HEADER + done, args.size - done, request.iovecs, MAX_IOVECS)
+        request.touched = OUT_HEADER + args.size
+        got = preadv2(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
+        if got > 0:
+            done += <uint64_t>got
+            # Less than asked for, and nothing that could wait was tried: the next call says whether the file ends here.
+            if flags and done < args.size and count < MAX_IOVECS:
+                flags = 0
+            continue
+        if got == 0 and not flags:
+            break
+        if got == 0:
+            # With RWF_NOWAIT 0 is the end of the file too, but not on every file system: ask once more.
+            flags = 0
+            continue
+        if errno == EINTR:
+            continue
+        if flags and (errno == EAGAIN or errno == EOPNOTSUPP or errno == EINVAL):
+            if errno == EAGAIN:
+                request.may_block(request)
+            flags = 0
+            continue
+        if done == 0:
+            result = -errno
+        break
+    handle_put(&server.handles, &server.inodes, handle)
+    if result == 0:
+        request.reply_length = <uint32_t>done
+    return result
+
+
+cdef int op_write(Request *request) noexcept nogil:
+    cdef Server *server = request.server
+    cdef Handle *handle
+    cdef ReadIn args
+    cdef WriteOut out
+    cdef uint64_t done = 0
+    cdef ssize_t put
+    cdef int count
+    cdef int flags = 0
+    cdef int result = 0
+    cdef bint dropped = False
+    memcpy(&args, request.args, sizeof(args))
+    if server.settings.readonly:
+        return -EROFS
+    if args.size > request.chain.readable_bytes - WRITE_DATA or args.size > request.head.len - WRITE_DATA:
+        return -EINVAL
+    handle = io_handle(request, &args, &result)
+    if handle == NULL:
+        return result if result != -EINVAL else -EFBIG
+    # A page that is written back has its place, whatever the file's flags are now; under writeback all are such.
+    if args.flags & <uint32_t>O_APPEND and not args.io_flags & FUSE_WRITE_CACHE and not server.settings.writeback:
+        flags = RWF_APPEND
+    if args.io_flags & FUSE_WRITE_KILL_SUIDGID:
+        dropped = fsetid_drop()
+    while True:
+        count = chain_slice(request.chain, False, WRITE_DATA + done, args.size - done, request.iovecs, MAX_IOVECS)
+        put = pwritev2(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
+        if put > 0:
+            done += <uint64_t>put
+            if done < args.size:
+                continue
+        elif put < 0:
+            if errno == EINTR:
+                continue
+            if done == 0:
+                result = -errno
+        break
+    fsetid_restore(dropped)
+    handle_put(&server.handles, &server.inodes, handle)
+    if result < 0:
+        return result
+    memset(&out, 0, sizeof(out))
+    out.size = <uint32_t>done
+    return reply(request, &out, sizeof(out))

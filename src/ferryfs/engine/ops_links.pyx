@@ -1,0 +1,168 @@
+"""LINK, UNLINK, RMDIR, RENAME, RENAME2, READLINK: names coming, going and moving."""
+
+from libc.errno cimport EINVAL, ENOENT, EROFS, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from ferryfs.engine.attrs cimport reply_child
+from ferryfs.engine.fuse_abi cimport Rename2In
+from ferryfs.engine.inodes cimport Identity, Inode, identify, inode_fd, inode_forget, inode_get, inode_known, inode_put
+from ferryfs.engine.request cimport check_name, reply, take_string
+from ferryfs.engine.server cimport Request, Server
+from ferryfs.engine.sys cimport AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linkat, readlinkat, renameat2, snprintf, unlinkat
+
+
+cdef enum:
+    RENAME_NOREPLACE = 1
+    RENAME_EXCHANGE = 2
+    RENAME_WHITEOUT = 4
+    LINK_MAX = 4096             # PATH_MAX: no symlink is longer
+
+
+cdef int directory_fd(Server *server, uint64_t nodeid, Inode **inode) noexcept nogil:
+    """Pins the inode and gives its O_PATH fd; -errno, with nothing pinned, when that can't be."""
+    cdef int fd
+    inode[0] = inode_get(&server.inodes, nodeid)
+    if inode[0] == NULL:
+        return -ENOENT
+    fd = inode_fd(&server.inodes, inode[0])
+    if fd < 0:
+        inode_put(&server.inodes, inode[0])
+    return fd
+
+
+cdef int op_link(Request *request) noexcept nogil:
+    cdef Server *server = request.server
+    cdef uint32_t position = 8
+    cdef const char *name = take_string(request, &position)
+    cdef Inode *parent = NULL
+    cdef Inode *inode = NULL
+    cdef uint64_t oldnodeid = 0
+    cdef char path[16]
+    cdef int parent_fd
+    cdef int fd
+    cdef int result = check_name(name)
+    if result < 0:
+        return result
+    if server.settings.readonly:
+        return -EROFS
+    memcpy(&oldnodeid, request.args, sizeof(oldnodeid))
+    parent_fd = directory_fd(server, request.head.nodeid, &parent)
+    if parent_fd < 0:
+        return parent_fd
+    fd = directory_fd(server, oldnodeid, &inode)
+    if fd < 0:
+        inode_put(&server.inodes, parent)
+        return fd
+    # AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH; through /proc/self/fd it works without, for a nameless file too.
+    snprintf(path, sizeof(path), "%d", fd)
+    if linkat(server.proc_fd, path, parent_fd, name, AT_SYMLINK_FOLLOW) < 0:
+        result = -errno
+    if result == 0:
+        result = reply_child(request, parent, parent_fd, name)
+    inode_put(&server.inodes, inode)
+    inode_put(&server.inodes, parent)
+    return result
+
+
+cdef int remove(Request *request, int flags) noexcept nogil:
+    cdef Server *server = request.server
+    cdef uint32_t position = 0
+    cdef const char *name = take_string(request, &position)
+    cdef Inode *parent = NULL
+    cdef int fd
+    cdef int result = check_name(name)
+    if result < 0:
+        return result
+    if server.settings.readonly:
+        return -EROFS
+    fd = directory_fd(server, request.head.nodeid, &parent)
+    if fd < 0:
+        return fd
+    if unlinkat(fd, name, flags) < 0:
+        result = -errno
+    inode_put(&server.inodes, parent)
+    return result
+
+
+cdef int op_unlink(Request *request) noexcept nogil:
+    return remove(request, 0)
+
+
+cdef int op_rmdir(Request *request) noexcept nogil:
+    return remove(request, AT_REMOVEDIR)
+
+
+cdef void note_place(Server *server, Inode *parent, int fd, const char *name) noexcept nogil:
+    """Writes down where a renamed inode is now, when the guest holds it: what a migration tries first."""
+    cdef Identity identity
+    cdef Inode *inode
+    if identify(&server.inodes, fd, name, 0, &identity) < 0 or identity.handle_size == 0:
+        return
+    inode = inode_known(&server.inodes, &identity, parent.id, name)
+    if inode != NULL:
+        inode_forget(&server.inodes, inode.id, 1)
+        inode_put(&server.inodes, inode)
+
+
+cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t position) noexcept nogil:
+    cdef Server *server = request.server
+    cdef const char *name = take_string(request, &position)
+    cdef const char *newname = take_string(request, &position)
+    cdef Inode *parent = NULL
+    cdef Inode *newparent = NULL
+    cdef int fd
+    cdef int newfd
+    cdef int result = check_name(name)
+    if result < 0:
+        return result
+    result = check_name(newname)
+    if result < 0:
+        return result
+    if flags & ~<uint32_t>(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+        return -EINVAL
+    if server.settings.readonly:
+        return -EROFS
+    fd = directory_fd(server, request.head.nodeid, &parent)
+    if fd < 0:
+        return fd
+    newfd = directory_fd(server, newdir, &newparent)
+    if newfd < 0:
+        inode_put(&server.inodes, parent)
+        return newfd
+    if renameat2(fd, name, newfd, newname, flags) < 0:
+        result = -errno
+    else:
+        note_place(server, newparent, newfd, newname)
+        if flags & RENAME_EXCHANGE:
+            note_place(server, parent, fd, name)
+    inode_put(&server.inodes, newparent)
+    inode_put(&server.inodes, parent)
+    return result
+
+
+cdef int op_rename(Request *request) noexcept nogil:
+    cdef uint64_t newdir = 0
+    memcpy(&newdir, request.args, sizeof(newdir))
+    return rename(request, newdir, 0, sizeof(newdir))
+
+
+cdef int op_rename2(Request *request) noexcept nogil:
+    cdef Rename2In args
+    memcpy(&args, request.args, sizeof(args))
+    return rename(request, args.newdir, args.flags, sizeof(args))
+
+
+cdef int op_readlink(Request *request) noexcept nogil:
+    cdef Server *server = request.server
+    cdef Inode *inode = NULL
+    cdef ssize_t length
+    cdef int fd = directory_fd(server, request.head.nodeid, &inode)
+    if fd < 0:
+        return fd
+    length = readlinkat(fd, "", <char *>request.scratch, LINK_MAX)
+    if length < 0:
+        # Linux says ENOENT for an fd that is no symlink; the guest asked for something that can't be.
+        length = -EINVAL if errno == ENOENT else -errno
+    inode_put(&server.inodes, inode)
+    return <int>length if length < 0 else reply(request, request.scratch, <uint32_t>length)

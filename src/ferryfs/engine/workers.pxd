@@ -1,0 +1,77 @@
+# Threads that serve virtqueues. See workers.pyx for how a queue is handed from one to another.
+from libc.stdint cimport uint32_t, uint64_t
+
+from ferryfs.engine.server cimport Request, Server
+from ferryfs.engine.threads cimport pthread_cond_t, pthread_mutex_t, pthread_t
+from ferryfs.ring.chain cimport Chain
+from ferryfs.ring.memory cimport MemoryTable
+from ferryfs.ring.queue cimport Queue
+
+
+cdef enum:
+    MAX_RINGS = 65                  # 64 request queues and hiprio
+    DEFAULT_BLOCKED = 64            # requests that may wait at the same time, without --thread-pool-size
+    STACK_SIZE = 256 * 1024
+    ANNOUNCE_AT = 8                 # answers that wait for one interrupt at most
+    TICK_NS = 400000                # of the monitor: a request is found to wait after one to two of these, below 1 ms
+    QUIET_TICKS = 4                 # with nothing under way until the monitor goes to sleep
+
+
+cdef struct Ring:
+    pthread_mutex_t lock            # guards all below. Pool.lock may be taken inside
+    pthread_cond_t calm             # leader or in_flight went to nothing
+    Queue queue
+    Pool *pool
+    Worker *leader                  # who takes requests from the queue now; NULL: nobody
+    int index
+    int in_flight                   # requests taken and not answered yet, whoever serves them
+    int pauses                      # > 0: somebody waits for it to be calm, or changes it
+    int attached                    # queue has its windows
+    int started
+    int enabled
+    int broken
+    int unannounced                 # answers pushed since the guest was last told
+    int epoll_fd                    # kick_fd and stop_fd, edge-triggered
+    int stop_fd                     # an eventfd that ends the leader's sleep
+    int kick_fd
+    int call_fd
+    int call_may_block              # call_fd is a blocking one
+    int err_fd
+
+
+cdef struct Worker:
+    Pool *pool
+    pthread_t thread
+    pthread_cond_t wake             # with Pool.lock: ring was set, or the pool closes
+    Ring *ring                      # to lead; set by whoever takes it from the spares
+    Worker *next_spare
+    uint64_t sequence               # odd: inside of a request. Written by the worker, read by the monitor
+    uint64_t seen                   # the monitor's
+    Chain chain
+    Request request
+
+
+cdef struct Pool:
+    pthread_mutex_t lock            # guards all below; a leaf
+    pthread_cond_t monitor_wake
+    Server *server
+    MemoryTable *memory
+    Ring *rings
+    int ring_count
+    Worker *spares
+    Worker **workers                # all, to be joined
+    int worker_count
+    int max_workers
+    int closing
+    int monitor_sleeps              # read without the lock: a hint
+    int monitor_runs
+    pthread_t monitor
+
+
+cdef int pool_init(Pool *pool, Server *server, MemoryTable *memory, Ring *rings, int ring_count, int max_blocked) noexcept nogil
+cdef void pool_close(Pool *pool) noexcept nogil
+cdef int ring_init(Ring *ring, Pool *pool, int index) noexcept nogil
+cdef void ring_close(Ring *ring) noexcept nogil
+cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil
+cdef void ring_pause(Ring *ring) noexcept nogil
+cdef int ring_resume(Ring *ring) noexcept nogil

@@ -1,0 +1,473 @@
+"""Threads that serve virtqueues, without the GIL.
+
+Each ring that runs has one leader: it takes requests, serves them, publishes the answers, and sleeps when there is nothing. When
+its request waits (fsync, a cold read, a slow lookup), the ring is handed to a spare worker, which leads from then on; the old leader
+publishes its one answer when it has it, and becomes a spare. Nothing is queued between threads, so the common case costs one lock.
+
+Who hands on: the leader itself, when it knows that its call will wait and more requests lie in the ring (may_block); else the
+monitor, a thread that looks every TICK_NS whether a leader is still inside the request of the tick before.
+
+1. the leader takes a request, 2. GET_VRING_BASE sets `pauses` and waits, 3. the leader would take another one: so `pauses` is looked
+at under the ring's lock before each pop, and the waiter is only let go when neither a leader nor a request is left.
+
+1. the leader finds the ring empty and asks for a kick, 2. the guest kicks, 3. the leader sleeps: the kick fd is in an epoll set,
+edge-triggered, so a kick since the last sleep ends the next one at once; nothing has to be read from it.
+"""
+
+from libc.errno cimport ENOMEM, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+from posix.time cimport timespec
+
+from ferryfs.engine.dispatch cimport is_slow, serve
+from ferryfs.engine.events cimport EVENT_BAD_CHAIN, EVENT_BROKEN_RING, EVENT_TROUBLE, event_post
+from ferryfs.engine.server cimport MAX_ARGS, MAX_IOVECS, SCRATCH, Request, Server
+from ferryfs.engine.sys cimport CLONE_FS, EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, fchdir, umask, unshare, write
+from ferryfs.engine.threads cimport (
+    SIG_SETMASK, SIGBUS_, SIGSEGV_, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t,
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_wait, pthread_create,
+    pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_self,
+    pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t,
+)
+from ferryfs.ring.atomics cimport ferry_load_int, ferry_load_own_u64, ferry_store_int, ferry_store_own_u64
+from ferryfs.ring.chain cimport chain_free, chain_mark, iovec
+from ferryfs.ring.queue cimport (
+    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_has_more, queue_pop, queue_push, queue_rest, queue_should_notify,
+    queue_wake,
+)
+
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLET
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout)
+    short POLLOUT
+
+cdef extern from "time.h" nogil:
+    int clock_nanosleep(int clock, int flags, const timespec *request, timespec *remain)
+    int CLOCK_MONOTONIC
+
+
+cdef enum:
+    WITHOUT_KICK_MS = 1         # how often a ring without a kick fd is looked at (vhost-user: the back-end polls)
+
+
+# ---- announcing ------------------------------------------------------------------------------------------------------------
+
+
+cdef void announce(Ring *ring) noexcept nogil:
+    """Tells the guest of the answers it has not been told of, if it wants to know; under the ring's lock."""
+    cdef uint64_t one = 1
+    cdef pollfd full
+    ring.unannounced = 0
+    if not ring.attached or not queue_should_notify(&ring.queue) or ring.call_fd < 0:
+        return
+    if ring.call_may_block:
+        # A front-end that lets its own eventfd run full loses an interrupt that it has not looked at anyway.
+        full.fd = ring.call_fd
+        full.events = POLLOUT
+        full.revents = 0
+        if poll(&full, 1, 0) <= 0 or not full.revents & POLLOUT:
+            return
+    write(ring.call_fd, &one, 8)
+
+
+# ---- the pool --------------------------------------------------------------------------------------------------------------
+
+
+cdef bint may_run(const Ring *ring) noexcept nogil:
+    return ring.attached and ring.started and ring.enabled and not ring.broken and ring.pauses == 0
+
+
+cdef void on_may_block(Request *request) noexcept nogil:
+    cdef Worker *worker = <Worker *>request.worker
+    cdef Ring *ring = worker.ring
+    pthread_mutex_lock(&ring.lock)
+    if ring.leader == worker and ring.attached and queue_has_more(&ring.queue):
+        hand_on(ring)
+    pthread_mutex_unlock(&ring.lock)
+
+
+cdef Worker *make_worker(Pool *pool) noexcept nogil:
+    """A new worker's memory and thread; NULL when there is none to be had. Under Pool.lock."""
+    cdef pthread_attr_t attributes
+    cdef Worker *worker
+    cdef void *block
+    cdef int failed
+    if pool.worker_count >= pool.max_workers:
+        return NULL
+    worker = <Worker *>calloc(1, sizeof(Worker))
+    if worker == NULL:
+        return NULL
+    block = realloc(pool.workers, (pool.worker_count + 1) * sizeof(Worker *))
+    if block == NULL:
+        free(worker)
+        return NULL
+    pool.workers = <Worker **>block
+    worker.pool = pool
+    worker.request.server = pool.server
+    worker.request.chain = &worker.chain
+    worker.request.worker = worker
+    worker.request.may_block = on_may_block
+    # One byte more than MAX_ARGS: the NUL behind the arguments.
+    worker.request.args = <char *>malloc(MAX_ARGS + 1)
+    worker.request.scratch = <unsigned char *>malloc(SCRATCH)
+    worker.request.iovecs = <iovec *>malloc(MAX_IOVECS * sizeof(iovec))
+    pthread_cond_init(&worker.wake, NULL)
+    pthread_attr_init(&attributes)
+    pthread_attr_setstacksize(&attributes, STACK_SIZE)
+    failed = (
+        worker.request.args == NULL or worker.request.scratch == NULL or worker.request.iovecs == NULL
+        or pthread_create(&worker.thread, &attributes, work, worker) != 0
+    )
+    pthread_attr_destroy(&attributes)
+    if failed:
+        free_worker(worker)
+        return NULL
+    pool.workers[pool.worker_count] = worker
+    pool.worker_count += 1
+    return worker
+
+
+cdef void free_worker(Worker *worker) noexcept nogil:
+    pthread_cond_destroy(&worker.wake)
+    chain_free(&worker.chain)
+    free(worker.request.args)
+    free(worker.request.scratch)
+    free(worker.request.iovecs)
+    free(worker)
+
+
+cdef bint hand_on(Ring *ring) noexcept nogil:
+    """Gives the ring a new leader, if one is to be had; under the ring's lock. The old one notices when it comes back."""
+    cdef Pool *pool = ring.pool
+    cdef Worker *worker
+    pthread_mutex_lock(&pool.lock)
+    if pool.closing:
+        worker = NULL
+    elif pool.spares != NULL:
+        worker = pool.spares
+        pool.spares = worker.next_spare
+    else:
+        worker = make_worker(pool)
+    if worker != NULL:
+        worker.ring = ring
+        pthread_cond_signal(&worker.wake)
+    pthread_mutex_unlock(&pool.lock)
+    if worker == NULL:
+        return False
+    if ring.unannounced:
+        announce(ring)
+    ring.leader = worker
+    return True
+
+
+# ---- a worker --------------------------------------------------------------------------------------------------------------
+
+
+cdef void wake_monitor(Pool *pool) noexcept nogil:
+    if ferry_load_int(&pool.monitor_sleeps):
+        pthread_mutex_lock(&pool.lock)
+        pool.monitor_sleeps = 0
+        pthread_cond_signal(&pool.monitor_wake)
+        pthread_mutex_unlock(&pool.lock)
+
+
+cdef void serve_one(Ring *ring, Worker *worker) noexcept nogil:
+    """Serves the request in the worker's chain; called and left with the ring's lock, which is free meanwhile."""
+    cdef uint32_t written
+    cdef uint64_t touched
+    ring.in_flight += 1
+    if ring.unannounced and is_slow(&worker.request):
+        announce(ring)
+    pthread_mutex_unlock(&ring.lock)
+    worker.request.queue = ring.index
+    ferry_store_own_u64(&worker.sequence, worker.sequence + 1)
+    written = serve(&worker.request)
+    ferry_store_own_u64(&worker.sequence, worker.sequence + 1)
+    touched = worker.request.touched if worker.request.touched > written else written
+    pthread_mutex_lock(&ring.lock)
+    chain_mark(&worker.chain, ring.pool.memory, touched)
+    queue_push(&ring.queue, ring.pool.memory, worker.chain.head, written)
+    ring.unannounced += 1
+    ring.in_flight -= 1
+    if ring.unannounced >= ANNOUNCE_AT or ring.leader != worker:
+        announce(ring)
+    if ring.in_flight == 0 and ring.pauses:
+        pthread_cond_broadcast(&ring.calm)
+
+
+cdef void break_ring(Ring *ring) noexcept nogil:
+    """Stops a ring that makes no sense, and it alone; under its lock."""
+    cdef uint64_t one = 1
+    ring.broken = True
+    event_post(&ring.pool.server.events, EVENT_BROKEN_RING, ring.index, 0, "")
+    if ring.err_fd >= 0:
+        write(ring.err_fd, &one, 8)
+
+
+cdef void rest(Ring *ring) noexcept nogil:
+    """Sleeps until there may be something; called and left with the ring's lock, which is free meanwhile."""
+    cdef epoll_event event
+    cdef int timeout = -1 if ring.kick_fd >= 0 else WITHOUT_KICK_MS
+    cdef int fd = ring.epoll_fd
+    pthread_mutex_unlock(&ring.lock)
+    epoll_wait(fd, &event, 1, timeout)
+    wake_monitor(ring.pool)
+    pthread_mutex_lock(&ring.lock)
+
+
+cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
+    """Serves the ring until it is handed on or stopped."""
+    cdef int got
+    wake_monitor(ring.pool)
+    pthread_mutex_lock(&ring.lock)
+    while ring.leader == worker:
+        if not may_run(ring):
+            if ring.unannounced:
+                announce(ring)
+            ring.leader = NULL
+            pthread_cond_broadcast(&ring.calm)
+            break
+        got = queue_pop(&ring.queue, ring.pool.memory, &worker.chain)
+        if got == QUEUE_EMPTY:
+            if ring.unannounced:
+                announce(ring)
+            if not queue_rest(&ring.queue, ring.pool.memory):
+                rest(ring)
+            if ring.attached:
+                queue_wake(&ring.queue, ring.pool.memory)
+        elif got == QUEUE_BROKEN:
+            break_ring(ring)
+        elif got == QUEUE_BAD_CHAIN:
+            event_post(&ring.pool.server.events, EVENT_BAD_CHAIN, ring.index, ring.queue.fault, "")
+            queue_push(&ring.queue, ring.pool.memory, worker.chain.head, 0)
+            ring.unannounced += 1
+        else:
+            serve_one(ring, worker)
+    pthread_mutex_unlock(&ring.lock)
+
+
+cdef void *work(void *argument) noexcept nogil:
+    """A worker's life: leads a ring, or waits among the spares."""
+    cdef Worker *worker = <Worker *>argument
+    cdef Pool *pool = worker.pool
+    cdef Ring *ring
+    cdef sigset_t signals
+    sigfillset(&signals)
+    sigdelset(&signals, SIGBUS_)
+    sigdelset(&signals, SIGSEGV_)
+    pthread_sigmask(SIG_SETMASK, &signals, NULL)
+    pthread_setname_np(pthread_self(), "ferry-worker")
+    # A umask and a working directory of its own: requests set the one, and xattr calls are relative to the other.
+    if unshare(CLONE_FS) < 0 or fchdir(pool.server.proc_fd) < 0:
+        event_post(&pool.server.events, EVENT_TROUBLE, -1, errno, "a worker could not get its own working directory")
+    umask(0)
+    while True:
+        pthread_mutex_lock(&pool.lock)
+        while worker.ring == NULL and not pool.closing:
+            pthread_cond_wait(&worker.wake, &pool.lock)
+        ring = worker.ring
+        pthread_mutex_unlock(&pool.lock)
+        if ring == NULL:
+            return NULL
+        lead(ring, worker)
+        pthread_mutex_lock(&pool.lock)
+        worker.ring = NULL
+        worker.next_spare = pool.spares
+        pool.spares = worker
+        pthread_mutex_unlock(&pool.lock)
+
+
+# ---- the monitor -----------------------------------------------------------------------------------------------------------
+
+
+cdef bint look_at(Ring *ring) noexcept nogil:
+    """Hands the ring on when its leader is in the same request as at the last look; whether anything is under way."""
+    cdef Worker *worker
+    cdef uint64_t sequence
+    cdef bint busy = False
+    pthread_mutex_lock(&ring.lock)
+    worker = ring.leader
+    if worker != NULL:
+        sequence = ferry_load_own_u64(&worker.sequence)
+        busy = sequence != worker.seen or sequence & 1
+        if sequence & 1 and sequence == worker.seen and may_run(ring):
+            hand_on(ring)
+        worker.seen = sequence
+    pthread_mutex_unlock(&ring.lock)
+    return busy
+
+
+cdef void *watch(void *argument) noexcept nogil:
+    """The monitor: wakes every TICK_NS while requests are served, and sleeps when there are none."""
+    cdef Pool *pool = <Pool *>argument
+    cdef timespec tick
+    cdef sigset_t signals
+    cdef int quiet = 0
+    cdef int i
+    cdef bint busy
+    sigfillset(&signals)
+    pthread_sigmask(SIG_SETMASK, &signals, NULL)
+    pthread_setname_np(pthread_self(), "ferry-monitor")
+    tick.tv_sec = 0
+    tick.tv_nsec = TICK_NS
+    while True:
+        pthread_mutex_lock(&pool.lock)
+        if quiet >= QUIET_TICKS and not pool.closing:
+            ferry_store_int(&pool.monitor_sleeps, 1)
+            while pool.monitor_sleeps and not pool.closing:
+                pthread_cond_wait(&pool.monitor_wake, &pool.lock)
+            quiet = 0
+        if pool.closing:
+            pthread_mutex_unlock(&pool.lock)
+            return NULL
+        pthread_mutex_unlock(&pool.lock)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL)
+        busy = False
+        for i in range(pool.ring_count):
+            if ferry_load_int(&pool.rings[i].started) and look_at(&pool.rings[i]):
+                busy = True
+        quiet = 0 if busy else quiet + 1
+
+
+cdef int pool_init(
+    Pool *pool, Server *server, MemoryTable *memory, Ring *rings, int ring_count, int max_blocked
+) noexcept nogil:
+    """Starts the monitor; workers come when rings start. 0 or -errno."""
+    memset(pool, 0, sizeof(Pool))
+    pthread_mutex_init(&pool.lock, NULL)
+    pthread_cond_init(&pool.monitor_wake, NULL)
+    pool.server = server
+    pool.memory = memory
+    pool.rings = rings
+    pool.ring_count = ring_count
+    pool.max_workers = ring_count + max_blocked
+    return 0
+
+
+cdef int start_monitor(Pool *pool) noexcept nogil:
+    """Under Pool.lock; 0 or -ENOMEM."""
+    cdef pthread_attr_t attributes
+    cdef int failed
+    if pool.monitor_runs:
+        return 0
+    pthread_attr_init(&attributes)
+    pthread_attr_setstacksize(&attributes, STACK_SIZE)
+    failed = pthread_create(&pool.monitor, &attributes, watch, pool)
+    pthread_attr_destroy(&attributes)
+    pool.monitor_runs = not failed
+    return -ENOMEM if failed else 0
+
+
+cdef void pool_close(Pool *pool) noexcept nogil:
+    """Ends all threads. Every ring must be paused."""
+    cdef int i
+    pthread_mutex_lock(&pool.lock)
+    pool.closing = True
+    pthread_cond_signal(&pool.monitor_wake)
+    for i in range(pool.worker_count):
+        pthread_cond_signal(&pool.workers[i].wake)
+    pthread_mutex_unlock(&pool.lock)
+    if pool.monitor_runs:
+        pthread_join(pool.monitor, NULL)
+    for i in range(pool.worker_count):
+        pthread_join(pool.workers[i].thread, NULL)
+        free_worker(pool.workers[i])
+    free(pool.workers)
+    pthread_cond_destroy(&pool.monitor_wake)
+    pthread_mutex_destroy(&pool.lock)
+    memset(pool, 0, sizeof(Pool))
+
+
+# ---- rings -----------------------------------------------------------------------------------------------------------------
+
+
+cdef int ring_init(Ring *ring, Pool *pool, int index) noexcept nogil:
+    """A stopped ring; 0 or -errno."""
+    cdef epoll_event event
+    memset(ring, 0, sizeof(Ring))
+    pthread_mutex_init(&ring.lock, NULL)
+    pthread_cond_init(&ring.calm, NULL)
+    ring.pool = pool
+    ring.index = index
+    ring.kick_fd = ring.call_fd = ring.err_fd = -1
+    ring.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    ring.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    if ring.stop_fd < 0 or ring.epoll_fd < 0:
+        return -errno
+    event.events = EPOLLIN | EPOLLET
+    event.data.fd = ring.stop_fd
+    return 0 if epoll_ctl(ring.epoll_fd, EPOLL_CTL_ADD, ring.stop_fd, &event) == 0 else -errno
+
+
+cdef void ring_close(Ring *ring) noexcept nogil:
+    """Closes its fds; the pool must be closed."""
+    cdef int i
+    cdef int[5] fds = [ring.kick_fd, ring.call_fd, ring.err_fd, ring.stop_fd, ring.epoll_fd]
+    for i in range(5):
+        if fds[i] >= 0:
+            close(fds[i])
+    pthread_cond_destroy(&ring.calm)
+    pthread_mutex_destroy(&ring.lock)
+
+
+cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil:
+    """Replaces the kick fd of a paused ring (-1: none) and takes it over; 0 or -errno (then it is closed)."""
+    cdef epoll_event event
+    cdef int result = 0
+    if ring.kick_fd >= 0:
+        epoll_ctl(ring.epoll_fd, EPOLL_CTL_DEL, ring.kick_fd, &event)
+        close(ring.kick_fd)
+        ring.kick_fd = -1
+    if fd >= 0:
+        event.events = EPOLLIN | EPOLLET
+        event.data.fd = fd
+        if epoll_ctl(ring.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            result = -errno
+            close(fd)
+        else:
+            ring.kick_fd = fd
+    return result
+
+
+cdef void ring_pause(Ring *ring) noexcept nogil:
+    """Waits until nobody leads the ring and none of its requests is in flight; nests. Other rings go on."""
+    cdef uint64_t one = 1
+    pthread_mutex_lock(&ring.lock)
+    ring.pauses += 1
+    if ring.leader != NULL:
+        write(ring.stop_fd, &one, 8)
+    while ring.leader != NULL or ring.in_flight > 0:
+        pthread_cond_wait(&ring.calm, &ring.lock)
+    pthread_mutex_unlock(&ring.lock)
+
+
+cdef int ring_resume(Ring *ring) noexcept nogil:
+    """Ends a pause; the last one gives the ring a leader if it can run, who looks at it once without a kick. 0 or -ENOMEM."""
+    cdef int result = 0
+    pthread_mutex_lock(&ring.lock)
+    ring.pauses -= 1
+    if may_run(ring) and ring.leader == NULL:
+        pthread_mutex_lock(&ring.pool.lock)
+        result = start_monitor(ring.pool)
+        pthread_mutex_unlock(&ring.pool.lock)
+        if result == 0 and not hand_on(ring):
+            result = -ENOMEM
+    pthread_mutex_unlock(&ring.lock)
+    return result
