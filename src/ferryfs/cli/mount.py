@@ -17,6 +17,7 @@ from ferryfs.frontend import kernel
 from ferryfs.frontend.client import VhostUserClient
 from ferryfs.frontend.control import control_path
 from ferryfs.frontend.daemon_process import DaemonProcess
+from ferryfs.frontend.migrate import Mover, restore
 from ferryfs.frontend.mount import Mount, MountOptions
 
 SUMMARY = "mount what a vhost-user-fs daemon shares on a directory of this machine, without a virtual machine"
@@ -35,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--foreground", "-f", action="store_true", help="stay; Ctrl-C unmounts")
     parser.add_argument("--daemon", metavar="COMMAND", help="start this daemon for the mount, end it with the mount")
+    parser.add_argument(
+        "--restore", type=Path, metavar="FILE", help="give the daemon the state that `ferryfs save` wrote to FILE"
+    )
     parser.add_argument("--tag", help="name shown as the mount's source (default: SOCKET)")
     parser.add_argument(
         "-o",
@@ -79,6 +83,8 @@ def main(argv: Sequence[str]) -> int:
     options = _options(arguments)
     os.close(kernel.open_device())
     arguments.socket = os.path.abspath(arguments.socket)
+    if arguments.restore is not None:
+        arguments.restore = arguments.restore.absolute()
     if arguments.foreground:
         _serve(arguments, options, sys.stderr, lambda: _say_mounted(options))
         return 0
@@ -110,7 +116,11 @@ def _serve(arguments: argparse.Namespace, options: MountOptions, log: IO[str], o
         stack.callback(client.close)
         mount = Mount(options, client, log, daemon)
         stack.callback(mount.close)
-        mount.start()
+        init_answer = b""
+        if arguments.restore is not None:
+            init_answer = restore(client, arguments.restore)
+        Mover(mount).install()
+        mount.start(init_answer)
         mount.run(on_ready)
 
 

@@ -133,6 +133,10 @@ class VhostUserClient:
             ) from error
         return cls(sock, timeout_s=timeout_s)
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """Bounds the wait for each answer from now on."""
+        self._sock.settimeout(timeout_s)
+
     def fileno(self) -> int:
         """The socket: it becomes readable when the back-end goes."""
         return self._sock.fileno()

@@ -43,6 +43,7 @@ class ControlServer:
         self._sock.bind(str(path))
         path.chmod(0o600)
         self._sock.listen(4)
+        self._inode = path.stat().st_ino
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -66,10 +67,14 @@ class ControlServer:
 
     def close(self) -> None:
         self._sock.close()
-        self._path.unlink(missing_ok=True)
+        # A later mount on the same place may have put its own socket there.
+        if self._path.exists() and self._path.stat().st_ino == self._inode:
+            self._path.unlink(missing_ok=True)
 
 
-def ask(mountpoint: str, command: str, *, timeout_s: float = 300.0, **arguments: object) -> dict[str, Any]:
+def ask(
+    mountpoint: str, command: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float = 300.0
+) -> dict[str, Any]:
     """Sends one command to the mount on ``mountpoint`` and returns its answer.
 
     Raises OptionError when no mount of ours is there, PeerError with the mount's own sentence when it says no.
@@ -82,7 +87,7 @@ def ask(mountpoint: str, command: str, *, timeout_s: float = 300.0, **arguments:
         except OSError as error:
             raise OptionError(f"No `ferryfs mount` of this user serves {mountpoint}.") from error
         try:
-            sock.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            sock.sendall(json.dumps({**(arguments or {}), "command": command}).encode() + b"\n")
             answer: dict[str, Any] = json.loads(_read_line(sock))
         except (OSError, ValueError) as error:
             raise PeerError(f"The process that serves {mountpoint} gave no answer to {command}: {error}.") from error

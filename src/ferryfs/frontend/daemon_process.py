@@ -22,7 +22,7 @@ END_TIMEOUT_S: Final = 10.0
 class DaemonProcess:
     """Runs ``command`` (a shell-like line, no shell) with ``--socket-path`` added where it names none.
 
-    What it writes to stderr is passed on to ``log``; the last line is kept for error messages.
+    What it writes is passed on to ``log``; the last line is kept for error messages.
     """
 
     def __init__(self, command: str, socket_path: str, log: IO[str]) -> None:
@@ -45,14 +45,15 @@ class DaemonProcess:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 start_new_session=True,
             )
         except OSError as error:
             raise SetupError(f"The daemon {words[0]} can't be started: {error.strerror}.") from error
-        self._reader = threading.Thread(target=self._read_stderr, name="daemon-stderr", daemon=True)
+        self._reader = threading.Thread(target=self._read_output, name="daemon-output", daemon=True)
         self._reader.start()
 
     @property
@@ -101,8 +102,8 @@ class DaemonProcess:
         for leftover in (self._socket_path, f"{self._socket_path}.pid"):
             Path(leftover).unlink(missing_ok=True)
 
-    def _read_stderr(self) -> None:
-        stream = self._process.stderr
+    def _read_output(self) -> None:
+        stream = self._process.stdout
         if stream is None:
             return
         with stream:

@@ -114,8 +114,7 @@ class Mount:
         """
         options = self.options
         self._fuse_fds.append(kernel.open_device())
-        if not init_answer:
-            self.attachment.introduce()
+        self.attachment.introduce()
         self.attachment.start([0] * len(self.queues))
         kernel.mount_fuse(options.source, options.mountpoint, self._fuse_fds[0], options.flags)
         self._mounted = True
