@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_log import complaints
-from leaks import Snapshot, adopt_orphans, left_over, snapshot
-
-from ferryfs.guest.backend import Backend
+from daemons import StartDaemon, daemons
+from leaks import Snapshot, keep_apart, left_over, snapshot
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed-skips.txt")
 IN_CI = os.environ.get("CI") == "true"
-
-StartDaemon = Callable[..., Backend]
 
 _before = pytest.StashKey[Snapshot]()
 _skips = pytest.StashKey[list[str]]()
@@ -38,7 +32,7 @@ def _allowed_skips() -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skips] = _allowed_skips()
-    adopt_orphans()
+    keep_apart()
 
 
 def _refuse_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -101,37 +95,5 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     """Starts daemons, ends them after the test, and fails it when one complained or did not end cleanly."""
-    started: list[tuple[Backend, Sequence[str]]] = []
-    with ExitStack() as running:
-
-        def start(
-            command: Sequence[str],
-            shared: Path,
-            options: Sequence[str] = (),
-            *,
-            socket: Path | None = None,
-            allowed: Sequence[str] = (),
-        ) -> Backend:
-            """Start one; ``allowed`` are regular expressions of log lines that this test provokes."""
-            number = len(started)
-            backend = Backend(
-                command,
-                shared,
-                socket or tmp_path / f"socket{number}",
-                tmp_path / f"daemon{number}.log",
-                options,
-                {"PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
-            )
-            running.enter_context(backend)
-            started.append((backend, allowed))
-            return backend
-
+    with daemons(tmp_path) as start:
         yield start
-        for backend, _ in started:
-            backend.stop()
-    for backend, allowed in started:
-        found = complaints(backend.log_text(), allowed)
-        # The reference daemon leaves SIGTERM to the kernel; ours ends by it with status 0.
-        clean = {0, -signal.SIGTERM} if Path(backend.command[0]).name == "virtiofsd" else {0}
-        if found or backend.status not in clean:
-            pytest.fail(f"{backend.command[0]} ended with status {backend.status} and wrote:\n{backend.log_text()}")

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNS = 0x00020000
+MS_REC = 1 << 14
+MS_PRIVATE = 1 << 18
 # Ending is asynchronous for threads, children and mounts; a leak is what is still there after this.
 PATIENCE_SECONDS = float(os.environ.get("FERRYFS_TEST_PATIENCE", "3"))
 POLL_SECONDS = 0.01
@@ -51,12 +54,22 @@ class Snapshot:
         )
 
 
-def adopt_orphans() -> None:
-    """Make the children of our children ours when their parent ends."""
+def keep_apart() -> None:
+    """Make the children of our children ours when their parent ends, and, as root, mounts a matter of this run only.
+
+    In a mount namespace of our own, what others mount is no leak here, and a leak of ours can't outlive us.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+
+    def checked(result: int) -> None:
+        if result:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    checked(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    if os.geteuid() == 0:
+        checked(libc.unshare(CLONE_NEWNS))
+        checked(libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
 
 
 def _descriptors() -> frozenset[str]:
