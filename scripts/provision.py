@@ -84,6 +84,12 @@ REQUIREMENTS = (
 )
 
 
+TEST_REQUIREMENTS = (
+    Requirement("file systems for tests", "e2fsprogs", lambda: shutil.which("mkfs.ext4") is not None),
+    Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
+)
+
+
 def say(text: str) -> None:
     """One line of progress."""
     print(f"setup: {text}", flush=True)
@@ -113,9 +119,9 @@ def _candidate(options: Sequence[str], package: str) -> tuple[int, ...]:
     return (int(found[1]), int(found[2])) if found else (0,)
 
 
-def install_system_packages() -> None:
-    """Install what REQUIREMENTS misses; QEMU from the backports when the release's own is too old."""
-    missing = [requirement for requirement in REQUIREMENTS if not requirement.present()]
+def install_system_packages(requirements: Sequence[Requirement]) -> None:
+    """Install what is missing; QEMU from the backports when the release's own is too old."""
+    missing = [requirement for requirement in requirements if not requirement.present()]
     if not missing:
         return
     prefix = root_prefix()
@@ -285,7 +291,7 @@ def main(arguments: Sequence[str]) -> int:
             raise NotHere(f"Python {platform.python_version()} is older than 3.11; set PYTHON to a newer one.")
         if platform.machine() != "x86_64":
             raise NotHere(f"the guest is for x86_64 machines so far, and this one is {platform.machine()}.")
-        install_system_packages()
+        install_system_packages([*REQUIREMENTS, *(TEST_REQUIREMENTS if kind == "test" else ())])
         here = Suite("machine", machine_sources())
         guest_kernel(here)
         guest_busybox(here)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from vm.conftest import Mounted, mounted_share
 
 SUITE = Path(__file__).parent.parent / "posix"

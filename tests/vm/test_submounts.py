@@ -1,0 +1,86 @@
+"""File systems mounted below the shared directory, and syncfs(2): what /dev/fuse can't show and a guest can."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from daemons import StartDaemon, daemon_command
+
+from ferryfs.guest.command_line import Share
+from vm.conftest import Boot
+
+MARKER = "only syncfs brings this to the disk"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A shared directory with a file system of its own below it, at ``inner``, whose disk is the file ``image``."""
+
+    shared: Path
+    inner: Path
+    image: Path
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """An ext4 file system in a file, mounted below the shared directory."""
+    image = tmp_path / "disk.img"
+    inner = tmp_path / "shared" / "inner"
+    inner.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    # Without lazy initialization nothing writes to the disk behind the tests' back.
+    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(inner)], check=True)
+    try:
+        yield Disk(tmp_path / "shared", inner, image)
+    finally:
+        subprocess.run(["umount", str(inner)], check=True)
+
+
+def test_a_submount_is_a_file_system_of_its_own(disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot) -> None:
+    """The guest sees another device and another size there, and equal inode numbers stay different files."""
+    (disk.shared / "outside").write_text("outside\n")
+    (disk.inner / "inside").write_text("inside\n")
+    backend = start_daemon(daemon_command(daemon), disk.shared)
+    guest = boot(Share("share", backend.socket))
+    guest.check("mount -t virtiofs share /mnt")
+    assert guest.check("cat /mnt/outside /mnt/inner/inside") == "outside\ninside\n"
+    devices = guest.check("stat -c %d /mnt /mnt/inner /mnt/inner/inside").split()
+    assert devices[0] != devices[1] == devices[2]
+    assert "/mnt/inner virtiofs" in guest.check("cat /proc/mounts")
+    guest.check("echo new >/mnt/inner/new && mkdir /mnt/inner/folder")
+    assert (disk.inner / "new").read_text() == "new\n"
+    assert "Invalid cross-device link" in guest.run("ln /mnt/outside /mnt/inner/link").output
+    outer, inner = (int(word) for word in guest.check("stat -f -c %b /mnt /mnt/inner").split())
+    assert outer != inner
+    guest.check("umount /mnt/inner && umount /mnt")
+
+
+def test_a_submount_that_is_not_announced_is_one_tree(
+    disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot
+) -> None:
+    """With --no-announce-submounts the guest has one file system, and still reaches every file."""
+    (disk.inner / "inside").write_text("inside\n")
+    backend = start_daemon(daemon_command(daemon), disk.shared, ["--no-announce-submounts"])
+    guest = boot(Share("share", backend.socket))
+    guest.check("mount -t virtiofs share /mnt")
+    assert guest.check("cat /mnt/inner/inside") == "inside\n"
+    assert "/mnt/inner" not in guest.check("cat /proc/mounts")
+    guest.check("umount /mnt")
+
+
+def test_syncfs_reaches_the_disk(disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot) -> None:
+    """What the guest wrote is on the host's disk when the guest's syncfs returns, and was not before."""
+    backend = start_daemon(daemon_command(daemon), disk.shared)
+    guest = boot(Share("share", backend.socket))
+    guest.check(f"mount -t virtiofs share /mnt && echo '{MARKER}' >/mnt/inner/file")
+    assert (disk.inner / "file").read_text() == f"{MARKER}\n"
+    assert MARKER.encode() not in disk.image.read_bytes()
+    guest.check("sync -f /mnt/inner")
+    assert MARKER.encode() in disk.image.read_bytes()
+    guest.check("umount /mnt/inner && umount /mnt")
