@@ -1,6 +1,7 @@
 """The device as the vhost-user layer drives it: guest memory, virtqueues and the FUSE server behind them.
 
-Every method is called from one thread (the session's). File descriptors stay the caller's: what is needed longer is duplicated.
+Every method is called from one thread (the session's). File descriptors stay the caller's: what is needed longer is
+duplicated.
 A call that changes memory or a ring waits until no request of that ring is in flight.
 Raises FrontendError with one sentence where the front-end's values can't be.
 """
