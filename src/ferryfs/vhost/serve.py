@@ -15,25 +15,22 @@ import socket
 import stat
 import struct
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
-from ferryfs.errors import FrontendError, OptionError, SetupError
+from ferryfs.errors import FerryError, FrontendError, OptionError, SetupError
+from ferryfs.ring.memory import install_sigbus_handler, memory_was_lost
 from ferryfs.vhost.device import DeviceControl
 from ferryfs.vhost.endpoint import Disconnected, Endpoint
+from ferryfs.vhost.events import EventLog
 from ferryfs.vhost.session import Session
 
 _LOG = logging.getLogger("ferryfs.vhost")
 
 READY_LINE: Final = "Waiting for vhost-user socket connection..."
 """What managers wait for on stderr, in virtiofsd's words."""
-EVENT_LINES_PER_SECOND: Final = 20
-"""Most log lines that a guest can cause: enough to see what is going on, too few to fill a disk in a hurry."""
-Event = tuple[int, int, int, int, str]
-"""What ``Device.drain_events`` gives: kind, queue (-1: none), errno (0: none), count, text."""
 _END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -183,8 +180,10 @@ def serve(
 
     ``connect`` makes the session and the device of one connection: nothing is left of the one before. It is called
     before the front-end comes, so that what can't be had is said early. Closes ``listener``. Raises FrontendError where
-    the front-end broke the protocol, unless there is a next one to wait for: then it is logged.
+    the front-end broke the protocol, SetupError where something that it asked for can't be had; with ``keep_listening``
+    that is logged.
     """
+    install_sigbus_handler()
     announced = False
     with listener:
         while True:
@@ -201,7 +200,7 @@ def serve(
                     # Another front-end is refused at once instead of waiting for an answer that never comes.
                     listener.close()
                 stopped = _serve_one(Endpoint(sock, session, control.carry_out), control, stop_fd)
-            except FrontendError as error:
+            except FerryError as error:
                 if not keep_listening:
                     raise
                 _LOG.error("%s The connection is ended.", error)
@@ -230,56 +229,25 @@ def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool
     events = EventLog(control.device.drain_events)
     poll = select.poll()
     poll.register(stop_fd, select.POLLIN)
-    poll.register(control.device.events_fd, select.POLLIN)
+    events_fd = control.device.events_fd
+    poll.register(events_fd, select.POLLIN)
     try:
         while True:
             poll.register(endpoint.fileno(), endpoint.events())
             for fd, ready in poll.poll():
                 if fd == stop_fd:
                     return True
-                if fd == control.device.events_fd:
+                if fd == events_fd:
                     events.drain()
                 else:
                     endpoint.handle(ready)
+            if memory_was_lost():
+                raise FrontendError(
+                    "Guest memory is gone: the front-end made the file behind it shorter, and the machine with it."
+                )
     except Disconnected:
         _LOG.info("The front-end is gone.")
         return False
     finally:
         endpoint.close()
         events.finish()
-
-
-class EventLog:
-    """Writes what the device's workers have to tell to the log, no more lines a second than a log can bear."""
-
-    def __init__(self, drain: Callable[[], Sequence[Event]]) -> None:
-        self._drain = drain
-        self._second = 0
-        self._lines = 0
-        self._dropped = 0
-
-    def drain(self) -> None:
-        """Write out all that is there."""
-        for _, queue, errno, count, text in self._drain():
-            second = int(time.monotonic())
-            if second != self._second:
-                self._second, self._lines = second, 0
-                self._tell_dropped()
-            if self._lines >= EVENT_LINES_PER_SECOND:
-                self._dropped += 1
-                continue
-            self._lines += 1
-            reason = f" ({os.strerror(errno)})" if errno else ""
-            times = f", {count} times" if count > 1 else ""
-            where = f"Queue {queue}: " if queue >= 0 else ""
-            _LOG.warning("%s%s%s%s", where, text, reason, times)
-
-    def finish(self) -> None:
-        """Write out the rest, and how much was left out."""
-        self.drain()
-        self._tell_dropped()
-
-    def _tell_dropped(self) -> None:
-        if self._dropped:
-            _LOG.warning("%d more lines like these were left out.", self._dropped)
-            self._dropped = 0
