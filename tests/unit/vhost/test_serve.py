@@ -1,6 +1,5 @@
 """vhost/serve.py: the socket's file, its lock, and what is said when it can't be had."""
 
-import errno
 import fcntl
 import os
 import signal
@@ -172,30 +171,3 @@ def test_end_signals(number: signal.Signals) -> None:
         signal.raise_signal(number)
         assert os.read(stop.fileno(), 10) == bytes([number])
     assert signal.getsignal(number) is before
-
-
-def test_event_log(caplog: pytest.LogCaptureFixture) -> None:
-    events: list[serve.Event] = [
-        (1, 2, 0, 1, "a chain that has no end was dropped."),
-        (1, 0, errno.EFAULT, 7, "writing the used ring failed"),
-        (2, -1, 0, 3, "further events, not kept"),
-    ]
-    log = serve.EventLog(lambda: events)
-    log.drain()
-    assert caplog.messages == [
-        "Queue 2: a chain that has no end was dropped.",
-        "Queue 0: writing the used ring failed (Bad address), 7 times",
-        "further events, not kept, 3 times",
-    ]
-
-
-def test_event_log_of_a_hostile_guest(caplog: pytest.LogCaptureFixture) -> None:
-    """A hundred thousand events are some lines (one or two seconds' worth) and a count of the rest."""
-    log = serve.EventLog(lambda: [(1, 0, 0, 1, f"event {number}") for number in range(1000)])
-    for _ in range(100):
-        log.drain()
-    log.finish()
-    told = [message for message in caplog.messages if message.startswith("Queue 0: event")]
-    left_out = [int(message.split()[0]) for message in caplog.messages if "were left out" in message]
-    assert 0 < len(told) <= 10 * serve.EVENT_LINES_PER_SECOND
-    assert len(told) + sum(left_out) == 101_000
