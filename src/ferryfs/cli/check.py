@@ -16,6 +16,7 @@ from ferryfs.cli.options import Options, SandboxMode, SeccompAction
 from ferryfs.errors import FerryError
 from ferryfs.passthrough.config import HandleMode
 from ferryfs.sandbox import _linux, capabilities, limits, namespace, root, seccomp
+from ferryfs.sandbox.idmappings import Plan
 
 OK: Final = "ok"
 NOTE: Final = "note"
@@ -80,7 +81,7 @@ def _files(options: Options) -> Line:
 def _sandbox(options: Options, shared: str) -> Iterator[Line]:
     def namespaces() -> str:
         # The outer process of the sandbox ends with the status of the inner one, which comes back here.
-        namespace.enter(shared, options.uid_map, options.gid_map, [])
+        namespace.enter(shared, Plan(options.uid_map, options.gid_map))
         return "own mount, pid and network namespaces can be made"
 
     def change_root() -> str:

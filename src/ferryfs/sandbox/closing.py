@@ -33,7 +33,7 @@ _LIBRARIES: Final = (b"libgcc_s.so.1",)
 
 def preload() -> None:
     """Load what would be loaded late."""
-    for name in {*_CODECS, sys.getfilesystemencoding()}:
+    for name in _codec_names():
         codecs.lookup(name)
     for handler in ("strict", "surrogateescape", "backslashreplace", "replace", "ignore"):
         codecs.lookup_error(handler)
@@ -47,7 +47,10 @@ def preload() -> None:
 
 def seal() -> None:
     """Empty the import system. From here on an import of something new is an ImportError, and a bug."""
+    # Forgetting how to search forgets what was found, too.
+    known = {name: codecs.lookup(name) for name in _codec_names()}
     codecs.unregister(encodings.search_function)
+    codecs.register(known.get)
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_hooks.clear()
@@ -55,6 +58,12 @@ def seal() -> None:
     # As an attribute of an object: they are functions of the module, and are meant to be empty from now on.
     _replace(linecache, "updatecache", _no_lines)
     _replace(linecache, "checkcache", _nothing)
+
+
+def _codec_names() -> set[str]:
+    """As the codec machinery asks for them: in lower case, with underscores."""
+    names = {*_CODECS, sys.getfilesystemencoding(), "utf8", "latin1"}
+    return {encodings.normalize_encoding(name).lower() for name in names}
 
 
 def _replace(module: object, name: str, function: Callable[..., object]) -> None:

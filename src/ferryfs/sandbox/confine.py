@@ -10,7 +10,7 @@ from typing import Final
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import HandleMode
 from ferryfs.sandbox import _linux, capabilities, closing, namespace, root, seccomp
-from ferryfs.sandbox.idmappings import IdMapping
+from ferryfs.sandbox.idmappings import IdMapping, Plan
 from ferryfs.sandbox.root import Confined
 
 _LOG = logging.getLogger("ferryfs.sandbox")
@@ -29,10 +29,12 @@ def enter(
     """Change the root and end all loading of code. In the mode ``namespace`` only the inner process returns."""
     root.check_shared(shared_dir)
     closing.preload()
+    # It may start a process of its own, which must still be able to load what it needs.
+    ids = Plan(uid_map, gid_map)
     root.drop_groups()
     closing.seal()
     if mode == "namespace":
-        return namespace.enter(shared_dir, uid_map, gid_map, outer_closes)
+        return namespace.enter(shared_dir, ids, outer_closes)
     return root.change_root(shared_dir) if mode == "chroot" else root.stay(shared_dir)
 
 

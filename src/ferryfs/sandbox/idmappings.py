@@ -70,58 +70,54 @@ def _run_program(kind: str, pid: int, mappings: Sequence[IdMapping]) -> None:
     wanted = " ".join(f":{mapping.inside}:{mapping.outside}:{mapping.length}:" for mapping in mappings)
     try:
         done = subprocess.run([program, str(pid), *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise SetupError(f"--{kind}-map {wanted} needs the program {program}, install it (package uidmap)") from None
+    except OSError as error:
+        raise SetupError(
+            f"--{kind}-map {wanted}: needs the program {program} ({error.strerror}), install it (package uidmap)"
+        ) from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
         raise SetupError(
-            f"--{kind}-map {wanted}: {program} refused it ({said}), add a line USER:FIRST:COUNT to {_FILES[kind]} that "
+            f"--{kind}-map {wanted} is refused ({said}), add a line USER:FIRST:COUNT to {_FILES[kind]} that "
             "contains the range"
         )
 
 
-def prepare(uid_map: Sequence[IdMapping], gid_map: Sequence[IdMapping]) -> Helper | None:
-    """Before the namespace is made: the helper, where one is needed."""
-    needed = [
-        (kind, mappings)
-        for kind, mappings, own in (("uid", uid_map, os.geteuid()), ("gid", gid_map, os.getegid()))
-        if _needs_program(mappings, own)
-    ]
-    return Helper(needed) if needed else None
+class Plan:
+    """What the ids of a namespace that is about to be made will be; made before, while programs can still be
+    started."""
 
+    def __init__(self, uid_map: Sequence[IdMapping] = (), gid_map: Sequence[IdMapping] = ()) -> None:
+        self._maps = (("uid", uid_map, os.geteuid()), ("gid", gid_map, os.getegid()))
+        by_program = [(kind, mappings) for kind, mappings, own in self._maps if _needs_program(mappings, own)]
+        self._helper = Helper(by_program) if by_program else None
 
-def become_root_inside(
-    helper: Helper | None, uid_map: Sequence[IdMapping], gid_map: Sequence[IdMapping], uid: int, gid: int
-) -> None:
-    """In the new namespace: write the maps and become its root, where it has one.
-
-    ``uid`` and ``gid`` are the ids outside, as they were before.
-    """
-    if helper is not None:
-        helper.map_ids()
-    try:
-        if not _needs_program(gid_map, gid):
-            # The kernel's condition for a group map without privilege: else one could leave a group that denies access.
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/gid_map", _own(gid_map, gid))
-        if not _needs_program(uid_map, uid):
-            _write("/proc/self/uid_map", _own(uid_map, uid))
-    except OSError as error:
-        raise SetupError(f"--sandbox=namespace: the ids of the user namespace can't be set: {error.strerror}") from None
-    # As root inside, files are created as the guest's users; where 0 is not mapped, only as ourselves.
-    if any(mapping.inside == 0 for mapping in gid_map):
-        os.setresgid(0, 0, 0)
-    if any(mapping.inside == 0 for mapping in uid_map):
-        os.setresuid(0, 0, 0)
+    def apply(self) -> None:
+        """In the new namespace: write the maps and become its root, where it has one. Raises ``SetupError``."""
+        if self._helper is not None:
+            self._helper.map_ids()
+        try:
+            for kind, mappings, own in self._maps:
+                if _needs_program(mappings, own):
+                    continue
+                if kind == "gid":
+                    # The kernel's condition without privilege: else one could leave a group that denies access.
+                    _write("/proc/self/setgroups", "deny")
+                inside = mappings[0].inside if mappings else own
+                _write(f"/proc/self/{kind}_map", f"{inside} {own} 1")
+        except OSError as error:
+            raise SetupError(
+                f"--sandbox=namespace: the ids of the user namespace can't be set: {error.strerror}"
+            ) from None
+        # As root inside, files are created as the guest's users; where 0 is not mapped, only as ourselves.
+        (_, uids, _), (_, gids, _) = self._maps
+        if any(mapping.inside == 0 for mapping in gids):
+            os.setresgid(0, 0, 0)
+        if any(mapping.inside == 0 for mapping in uids):
+            os.setresuid(0, 0, 0)
 
 
 def _needs_program(mappings: Sequence[IdMapping], own: int) -> bool:
     return bool(mappings) and (len(mappings) != 1 or mappings[0].outside != own or mappings[0].length != 1)
-
-
-def _own(mappings: Sequence[IdMapping], own: int) -> str:
-    inside = mappings[0].inside if mappings else own
-    return f"{inside} {own} 1"
 
 
 def _write(path: str, text: str) -> None:

