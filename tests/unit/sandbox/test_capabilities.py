@@ -17,9 +17,9 @@ def test_list_is_virtiofsds() -> None:
 
 
 def test_changes_apply_in_order() -> None:
-    assert capabilities.wanted(HandleMode.NEVER, ("+sys_admin", "-chown", "-mknod", "+mknod")) == VIRTIOFSD - {"chown"} | {
-        "sys_admin"
-    }
+    assert capabilities.wanted(HandleMode.NEVER, ("+sys_admin", "-chown", "-mknod", "+mknod")) == VIRTIOFSD - {
+        "chown"
+    } | {"sys_admin"}
     assert "dac_read_search" not in capabilities.wanted(HandleMode.PREFER, ("-dac_read_search",))
     with pytest.raises(OptionError, match="mandatory"):
         capabilities.wanted(HandleMode.MANDATORY, ("-dac_read_search",))
@@ -45,5 +45,7 @@ def test_sets_of_the_serving_process(inside: Inside, mode: str) -> None:
 
 
 def test_another_user_of_a_thread_has_none(inside: Inside) -> None:
-    code = "os.setresuid(-1, 1000, -1); print(_linux.capget()[0]); os.setresuid(-1, 0, -1); print(_linux.capget()[0] != 0)"
+    code = (
+        "os.setresuid(-1, 1000, -1); print(_linux.capget()[0]); os.setresuid(-1, 0, -1); print(_linux.capget()[0] != 0)"
+    )
     assert inside(code).said == "0\nTrue"

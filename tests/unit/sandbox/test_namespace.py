@@ -90,9 +90,6 @@ def test_mount_that_appears_later_is_seen(inside: Inside, share: Path) -> None:
 
 def test_status_of_the_inner_process_is_the_outer_ones(inside: Inside) -> None:
     assert inside("os._exit(7)").status == 7
-    killed = inside("os.abort()")
-    assert killed.status == 128 + signal.SIGABRT
-    assert "the serving process was killed by signal 6 (SIGABRT)" in killed.complained
 
 
 def start_waiting(share: Path) -> subprocess.Popen[str]:

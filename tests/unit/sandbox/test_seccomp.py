@@ -97,7 +97,11 @@ def test_every_group_has_a_reason_and_no_call_stands_twice() -> None:
 
 def test_nothing_that_starts_connects_or_loads_is_in_the_list() -> None:
     names = {name for group in seccomp.GROUPS for name in group.names}
-    forbidden = "execve execveat fork vfork clone3 socket socketpair connect bind listen ptrace process_vm_readv mount umount2 "
-    forbidden += "pivot_root chroot setns init_module finit_module bpf keyctl perf_event_open io_uring_setup kill reboot "
+    forbidden = (
+        "execve execveat fork vfork clone3 socket socketpair connect bind listen ptrace process_vm_readv mount umount2 "
+    )
+    forbidden += (
+        "pivot_root chroot setns init_module finit_module bpf keyctl perf_event_open io_uring_setup kill reboot "
+    )
     forbidden += "open_tree move_mount fsopen userfaultfd personality seccomp landlock_create_ruleset pidfd_getfd"
     assert names.isdisjoint(forbidden.split())
