@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from ferryfs.vhost import session as s
 from ferryfs.vhost.serve import READY_LINE
 from ferryfs.wire import vhost_user as vu
-from ferryfs.wire.vhost_user import Request, Value
+from ferryfs.wire.vhost_user import Feature, Request, Value
 
 LIMIT_SECONDS = 20
 
@@ -219,3 +220,34 @@ def _ticks(pid: int) -> int:
     """User and system time of a process, in ticks of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_guest_memory_that_is_taken_away(daemon: Daemon) -> None:
+    """The front-end shortens its memory file under a running ring: that ends the connection, not the daemon by SIGBUS.
+
+    The ring stands at 3, and the page that is put in the hole says 0: no ring can go from 3 back to 0, so it breaks.
+    """
+    size, page, base = 16 * 4096, 4096, 0x7F0000000000
+    memory = os.memfd_create("ram")
+    os.truncate(memory, size)
+    for ring in (page, 2 * page):
+        os.pwrite(memory, struct.pack("=HH", 0, 3), ring)
+    kick, call, err = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
+    with front_end(daemon) as sock:
+        ask(sock, Request.SET_FEATURES, 1 << Feature.VERSION_1 | 1 << Feature.PROTOCOL_FEATURES)
+        ask(sock, Request.SET_MEM_TABLE, (vu.MemoryRegion(0, size, base, 0),), (memory,))
+        ask(sock, Request.SET_VRING_NUM, vu.VringState(1, 8))
+        ask(sock, Request.SET_VRING_BASE, vu.VringState(1, 3))
+        ask(sock, Request.SET_VRING_ADDR, vu.VringAddr(1, 0, base, base + 2 * page, base + page, 0))
+        ask(sock, Request.SET_VRING_CALL, 1, (call,))
+        ask(sock, Request.SET_VRING_ERR, 1, (err,))
+        ask(sock, Request.SET_VRING_KICK, 1, (kick,))
+        os.truncate(memory, 0)
+        ask(sock, Request.SET_VRING_ENABLE, vu.VringState(1, 1))
+        assert sock.recv(1) == b""
+        assert os.eventfd_read(err) == 1
+    for fd in (memory, kick, call, err):
+        os.close(fd)
+    status, said = daemon.wait()
+    assert "Guest memory is gone" in said
+    assert status == 1
