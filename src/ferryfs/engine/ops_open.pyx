@@ -96,6 +96,15 @@ cdef int reopen(Server *server, Inode *inode, int flags) noexcept nogil:
     return fd
 
 
+cdef bint kills_setid(const Request *request, const OpenIn *args) noexcept nogil:
+    """Whether opening clears set-user-ID and set-group-ID: the guest says so, or (without HANDLE_KILLPRIV_V2, where a Linux
+    guest leaves a truncating open to us and forgets about the bits) somebody but root truncates.
+    """
+    if args.open_flags & FUSE_OPEN_KILL_SUIDGID:
+        return True
+    return args.flags & <uint32_t>O_TRUNC and request.head.uid != 0
+
+
 cdef int open_inode(Request *request, bint directory) noexcept nogil:
     cdef Server *server = request.server
     cdef Inode *inode
@@ -122,7 +131,7 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
     if result == 0:
         result = fds_reserve(&server.inodes)
     if result == 0:
-        if not directory and args.open_flags & FUSE_OPEN_KILL_SUIDGID:
+        if not directory and kills_setid(request, &args):
             dropped = fsetid_drop()
         fd = reopen(server, inode, flags)
         fsetid_restore(dropped)
