@@ -17,24 +17,22 @@ from ferryfs.frontend.client import (
     VIRTIO_F_EVENT_IDX,
     VIRTIO_F_INDIRECT_DESC,
     VIRTIO_F_VERSION_1,
-    VRING_F_LOG,
-    Protocol,
     VhostUserClient,
-    VringAddr,
 )
 from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.wire.vhost_user import VRING_F_LOG, ProtocolFeature
 
 SUPPORTED_FEATURES: Final = (
     VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VHOST_USER_F_PROTOCOL_FEATURES
 )
 SUPPORTED_PROTOCOL: Final = (
-    Protocol.MQ
-    | Protocol.LOG_SHMFD
-    | Protocol.REPLY_ACK
-    | Protocol.RESET_DEVICE
-    | Protocol.CONFIGURE_MEM_SLOTS
-    | Protocol.CONFIG
-    | Protocol.DEVICE_STATE
+    ProtocolFeature.MQ,
+    ProtocolFeature.LOG_SHMFD,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.DEVICE_STATE,
 )
 _LOG_PAGE: Final = 4096
 
@@ -48,9 +46,10 @@ def negotiate(client: VhostUserClient, *, queues: int, wanted: int = SUPPORTED_F
     offered = client.get_features()
     if not offered & VIRTIO_F_VERSION_1 or not offered & VHOST_USER_F_PROTOCOL_FEATURES:
         raise PeerError(f"The daemon is no vhost-user device of today: it offers the features {offered:#x}.")
-    client.set_protocol_features(client.get_protocol_features() & SUPPORTED_PROTOCOL)
+    supported = sum(1 << feature for feature in SUPPORTED_PROTOCOL)
+    client.set_protocol_features(client.get_protocol_features() & supported)
     client.set_owner()
-    if Protocol.MQ in client.protocol:
+    if client.has(ProtocolFeature.MQ):
         available = client.get_queue_num()
         if available < queues:
             raise PeerError(
@@ -80,7 +79,7 @@ class Attachment:
         for index, queue in enumerate(self._queues):
             self.client.set_vring_num(index, queue.size)
             self.client.set_vring_base(index, bases[index])
-            self.client.set_vring_addr(index, self._addr(queue))
+            self._set_addr(index, queue)
             self.client.set_vring_err(index, queue.err_fd)
             self.client.set_vring_kick(index, queue.kick_fd)
             self.client.set_vring_call(index, queue.call_fd)
@@ -133,10 +132,11 @@ class Attachment:
     def _announce(self) -> None:
         self.client.set_features(self.features | (VHOST_F_LOG_ALL if self.logging else 0))
         for index, queue in enumerate(self._queues):
-            self.client.set_vring_addr(index, self._addr(queue))
+            self._set_addr(index, queue)
 
-    def _addr(self, queue: DriverQueue) -> VringAddr:
-        return VringAddr(
+    def _set_addr(self, index: int, queue: DriverQueue) -> None:
+        self.client.set_vring_addr(
+            index,
             desc=self._ram.user_addr(queue.desc_gpa),
             used=self._ram.user_addr(queue.used_gpa),
             avail=self._ram.user_addr(queue.avail_gpa),

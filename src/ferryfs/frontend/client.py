@@ -8,83 +8,35 @@ silent longer than the time-out.
 from __future__ import annotations
 
 import array
+import contextlib
 import enum
 import os
 import socket
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Self
 
 from ferryfs.errors import PeerError, SetupError
+from ferryfs.wire import vhost_user as wire
+from ferryfs.wire.vhost_user import (
+    ConfigSpace,
+    LogArea,
+    MemoryRegion,
+    ProtocolFeature,
+    Request,
+    StateTransfer,
+    Value,
+    VringAddr,
+    VringState,
+    decode_reply,
+    decode_reply_header,
+    encode_request,
+)
 
-VIRTIO_F_INDIRECT_DESC: Final = 1 << 28
-VIRTIO_F_EVENT_IDX: Final = 1 << 29
-VHOST_USER_F_PROTOCOL_FEATURES: Final = 1 << 30
-VIRTIO_F_VERSION_1: Final = 1 << 32
-VHOST_F_LOG_ALL: Final = 1 << 26
-
-VRING_F_LOG: Final = 1
-NO_FD: Final = 1 << 8
-INVALID_FD_BIT: Final = 1 << 8
-"""In the reply of SET_DEVICE_STATE_FD: the back-end sends no descriptor of its own, the front-end's is used."""
-
-_HEADER: Final = struct.Struct("=III")
-_VERSION: Final = 1
-_FLAG_REPLY: Final = 4
-_FLAG_NEED_REPLY: Final = 8
-_REGION: Final = struct.Struct("=QQQQ")
-
-
-class Request(enum.IntEnum):
-    """Messages from front-end to back-end."""
-
-    GET_FEATURES = 1
-    SET_FEATURES = 2
-    SET_OWNER = 3
-    RESET_OWNER = 4
-    SET_MEM_TABLE = 5
-    SET_LOG_BASE = 6
-    SET_LOG_FD = 7
-    SET_VRING_NUM = 8
-    SET_VRING_ADDR = 9
-    SET_VRING_BASE = 10
-    GET_VRING_BASE = 11
-    SET_VRING_KICK = 12
-    SET_VRING_CALL = 13
-    SET_VRING_ERR = 14
-    GET_PROTOCOL_FEATURES = 15
-    SET_PROTOCOL_FEATURES = 16
-    GET_QUEUE_NUM = 17
-    SET_VRING_ENABLE = 18
-    SET_BACKEND_REQ_FD = 21
-    GET_CONFIG = 24
-    SET_CONFIG = 25
-    RESET_DEVICE = 34
-    GET_MAX_MEM_SLOTS = 36
-    ADD_MEM_REG = 37
-    REM_MEM_REG = 38
-    SET_STATUS = 39
-    GET_STATUS = 40
-    SET_DEVICE_STATE_FD = 42
-    CHECK_DEVICE_STATE = 43
-
-
-class Protocol(enum.IntFlag):
-    """Protocol features, by their bit."""
-
-    MQ = 1 << 0
-    LOG_SHMFD = 1 << 1
-    REPLY_ACK = 1 << 3
-    BACKEND_REQ = 1 << 5
-    CONFIG = 1 << 9
-    BACKEND_SEND_FD = 1 << 10
-    INFLIGHT_SHMFD = 1 << 12
-    RESET_DEVICE = 1 << 13
-    INBAND_NOTIFICATIONS = 1 << 14
-    CONFIGURE_MEM_SLOTS = 1 << 15
-    STATUS = 1 << 16
-    DEVICE_STATE = 1 << 19
+VIRTIO_F_INDIRECT_DESC: Final = 1 << wire.Feature.RING_INDIRECT_DESC
+VIRTIO_F_EVENT_IDX: Final = 1 << wire.Feature.RING_EVENT_IDX
+VHOST_USER_F_PROTOCOL_FEATURES: Final = 1 << wire.Feature.PROTOCOL_FEATURES
+VIRTIO_F_VERSION_1: Final = 1 << wire.Feature.VERSION_1
+VHOST_F_LOG_ALL: Final = 1 << wire.Feature.LOG_ALL
 
 
 class Direction(enum.IntEnum):
@@ -98,24 +50,14 @@ class Direction(enum.IntEnum):
 Region = tuple[int, int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class VringAddr:
-    """Payload of SET_VRING_ADDR. All addresses are the front-end's, ``log`` is a guest address."""
-
-    desc: int
-    used: int
-    avail: int
-    log: int = 0
-    flags: int = 0
-
-
 class VhostUserClient:
     """One connection to a back-end. Owns its socket. ``timeout_s`` bounds the wait for each answer."""
 
     def __init__(self, sock: socket.socket, *, timeout_s: float = 60.0) -> None:
         self._sock = sock
         self._sock.settimeout(timeout_s)
-        self.protocol = Protocol(0)
+        self.protocol = 0
+        """The protocol features that were negotiated, as their word."""
         self.acknowledge = True
         """Ask for an acknowledgement of every message that has no reply of its own (where REPLY_ACK is negotiated)."""
 
@@ -151,12 +93,15 @@ class VhostUserClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def has(self, feature: ProtocolFeature) -> bool:
+        """Whether a protocol feature was negotiated."""
+        return bool(self.protocol >> feature & 1)
+
     # Bytes
 
-    def send(self, request: int, payload: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0) -> None:
-        """Sends one message as it is given, right or wrong; ``flags`` beside the version."""
-        data = _HEADER.pack(request, _VERSION | flags, len(payload)) + payload
-        self.send_raw(data, fds, name=_name(request))
+    def send(self, request: Request, value: Value = None, fds: Sequence[int] = (), *, need_reply: bool = False) -> None:
+        """Sends one message of the table, without waiting for anything."""
+        self.send_raw(encode_request(request, value, need_reply=need_reply), fds, name=request.name)
 
     def send_raw(self, data: bytes, fds: Sequence[int] = (), *, name: str = "a message") -> None:
         """Sends bytes that need not be a message."""
@@ -166,75 +111,73 @@ class VhostUserClient:
             if sent < len(data):
                 self._sock.sendall(data[sent:])
         except OSError as error:
-            raise PeerError(
-                f"The daemon closed the connection before {name} was sent ({error.strerror or error})."
-            ) from error
+            reason = error.strerror or str(error)
+            raise PeerError(f"The daemon closed the connection before {name} was sent ({reason}).") from error
 
-    def receive(self, request: int) -> tuple[bytes, list[int]]:
-        """The reply to ``request``: payload, and descriptors that the caller now owns."""
-        header, fds = self._read(_HEADER.size, request)
-        number, flags, size = _HEADER.unpack(header)
-        if number != request or not flags & _FLAG_REPLY or size > 1 << 16:
-            for fd in fds:
-                os.close(fd)
-            raise PeerError(
-                f"The daemon answered {_name(request)} with {_name(number)} (flags {flags:#x}, {size} bytes)."
-            )
-        payload, more = self._read(size, request) if size else (b"", [])
-        return payload, fds + more
+    def receive(self, request: Request, *, any_payload: bool = False) -> tuple[Value, list[int]]:
+        """The answer to ``request``: what it says, and descriptors that the caller now owns.
 
-    def _read(self, size: int, request: int) -> tuple[bytes, list[int]]:
+        ``any_payload``: nobody cares what it says, None is returned for it.
+        """
+        with contextlib.ExitStack() as on_failure:
+            data, fds = self._read(wire.HEADER.size, request)
+            on_failure.callback(_close_all, fds)
+            header = decode_reply_header(request, data)
+            payload = b""
+            if header.size:
+                payload, more = self._read(header.size, request)
+                fds.extend(more)
+            value = None if any_payload else decode_reply(request, payload)
+            on_failure.pop_all()
+            return value, fds
+
+    def _read(self, size: int, request: Request) -> tuple[bytes, list[int]]:
         data = b""
         fds: list[int] = []
-        while len(data) < size:
-            try:
-                part, ancillary, _, _ = self._sock.recvmsg(size - len(data), 1024, socket.MSG_CMSG_CLOEXEC)
-            except TimeoutError as error:
-                raise PeerError(
-                    f"The daemon did not answer {_name(request)} in {self._sock.gettimeout()} s."
-                ) from error
-            except OSError as error:
-                raise PeerError(
-                    f"The connection broke while {_name(request)} was waiting: {error.strerror}."
-                ) from error
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    received = array.array("i")
-                    received.frombytes(content[: len(content) - len(content) % received.itemsize])
-                    fds.extend(received)
-            if not part:
-                for fd in fds:
-                    os.close(fd)
-                raise PeerError(f"The daemon closed the connection instead of answering {_name(request)}.")
-            data += part
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(_close_all, fds)
+            while len(data) < size:
+                try:
+                    part, ancillary, _, _ = self._sock.recvmsg(size - len(data), 1024, socket.MSG_CMSG_CLOEXEC)
+                except TimeoutError as error:
+                    waited = self._sock.gettimeout()
+                    raise PeerError(f"The daemon did not answer {request.name} in {waited} s.") from error
+                except OSError as error:
+                    why = error.strerror
+                    raise PeerError(f"The connection broke while {request.name} was waiting: {why}.") from error
+                for level, kind, content in ancillary:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        received = array.array("i")
+                        received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                        fds.extend(received)
+                if not part:
+                    raise PeerError(f"The daemon closed the connection instead of answering {request.name}.")
+                data += part
+            on_failure.pop_all()
         return data, fds
 
-    def command(self, request: Request, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Sends a message without a reply of its own, acknowledged where that was negotiated and is asked for."""
-        if not (self.acknowledge and Protocol.REPLY_ACK in self.protocol):
-            self.send(request, payload, fds)
-            return
-        self.send(request, payload, fds, flags=_FLAG_NEED_REPLY)
-        status = self._u64_reply(request)
-        if status:
-            raise PeerError(f"The daemon refused {request.name} (status {status}).")
+    def command(self, request: Request, value: Value = None, fds: Sequence[int] = ()) -> None:
+        """Sends a message without an answer of its own, acknowledged where that was negotiated and is asked for."""
+        need_reply = self.acknowledge and self.has(ProtocolFeature.REPLY_ACK)
+        self.send(request, value, fds, need_reply=need_reply)
+        if need_reply:
+            status, received = self.receive(request)
+            _close_all(received)
+            if status:
+                raise PeerError(f"The daemon refused {request.name} (status {status}).")
 
-    def query(self, request: Request, payload: bytes = b"", fds: Sequence[int] = ()) -> bytes:
-        """Sends a message that has a reply and returns the reply's payload; descriptors in it are closed."""
-        self.send(request, payload, fds)
+    def query(self, request: Request, value: Value = None, fds: Sequence[int] = ()) -> Value:
+        """Sends a message that has an answer and returns what it says; descriptors in it are closed."""
+        self.send(request, value, fds)
         answer, received = self.receive(request)
-        for fd in received:
-            os.close(fd)
+        _close_all(received)
         return answer
 
-    def _u64_reply(self, request: Request) -> int:
-        answer, received = self.receive(request)
-        for fd in received:
-            os.close(fd)
-        return _u64(request, answer)
-
-    def _query_u64(self, request: Request, payload: bytes = b"", fds: Sequence[int] = ()) -> int:
-        return _u64(request, self.query(request, payload, fds))
+    def _query_u64(self, request: Request) -> int:
+        answer = self.query(request)
+        if not isinstance(answer, int):
+            raise PeerError(f"The daemon answered {request.name} with {answer} instead of a number.")
+        return answer
 
     # Device
 
@@ -242,14 +185,14 @@ class VhostUserClient:
         return self._query_u64(Request.GET_FEATURES)
 
     def set_features(self, features: int) -> None:
-        self.command(Request.SET_FEATURES, _pack_u64(features))
+        self.command(Request.SET_FEATURES, features)
 
-    def get_protocol_features(self) -> Protocol:
-        return Protocol(self._query_u64(Request.GET_PROTOCOL_FEATURES))
+    def get_protocol_features(self) -> int:
+        return self._query_u64(Request.GET_PROTOCOL_FEATURES)
 
-    def set_protocol_features(self, features: Protocol) -> None:
-        """Takes effect for this message's own acknowledgement too: none is asked for before."""
-        self.send(Request.SET_PROTOCOL_FEATURES, _pack_u64(features))
+    def set_protocol_features(self, features: int) -> None:
+        """Asks for no acknowledgement: REPLY_ACK is only negotiated by this."""
+        self.send(Request.SET_PROTOCOL_FEATURES, features)
         self.protocol = features
 
     def set_owner(self) -> None:
@@ -264,21 +207,15 @@ class VhostUserClient:
     def get_queue_num(self) -> int:
         return self._query_u64(Request.GET_QUEUE_NUM)
 
-    def get_status(self) -> int:
-        return self._query_u64(Request.GET_STATUS)
-
-    def set_status(self, status: int) -> None:
-        self.command(Request.SET_STATUS, _pack_u64(status))
-
     def get_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the device configuration space. PeerError when the daemon has none."""
-        answer = self.query(Request.GET_CONFIG, struct.pack("=III", offset, size, 0) + bytes(size))
-        if len(answer) != 12 + size:
+        """Bytes of the device configuration space. Raises PeerError when the daemon has none."""
+        answer = self.query(Request.GET_CONFIG, ConfigSpace(offset, 0, bytes(size)))
+        if not isinstance(answer, ConfigSpace) or len(answer.data) != size:
             raise PeerError(f"The daemon has no {size} bytes of configuration at {offset} (GET_CONFIG).")
-        return answer[12:]
+        return answer.data
 
     def set_config(self, offset: int, data: bytes) -> None:
-        self.command(Request.SET_CONFIG, struct.pack("=III", offset, len(data), 0) + data)
+        self.command(Request.SET_CONFIG, ConfigSpace(offset, 0, data))
 
     def set_backend_req_fd(self, fd: int) -> None:
         self.command(Request.SET_BACKEND_REQ_FD, fds=[fd])
@@ -286,25 +223,26 @@ class VhostUserClient:
     # Memory
 
     def set_mem_table(self, regions: Sequence[Region]) -> None:
-        payload = struct.pack("=II", len(regions), 0) + b"".join(_REGION.pack(*region[:4]) for region in regions)
-        self.command(Request.SET_MEM_TABLE, payload, [region[4] for region in regions])
+        table = tuple(MemoryRegion(*region[:4]) for region in regions)
+        self.command(Request.SET_MEM_TABLE, table, [region[4] for region in regions])
 
     def get_max_mem_slots(self) -> int:
         return self._query_u64(Request.GET_MAX_MEM_SLOTS)
 
     def add_mem_reg(self, region: Region) -> None:
-        self.command(Request.ADD_MEM_REG, _pack_u64(0) + _REGION.pack(*region[:4]), [region[4]])
+        self.command(Request.ADD_MEM_REG, MemoryRegion(*region[:4]), [region[4]])
 
     def rem_mem_reg(self, region: Region) -> None:
-        self.command(Request.REM_MEM_REG, _pack_u64(0) + _REGION.pack(*region[:4]))
+        self.command(Request.REM_MEM_REG, MemoryRegion(*region[:4]))
 
     def set_log_base(self, size: int, offset: int, fd: int) -> None:
         """Answered once wherever LOG_SHMFD is negotiated, asked or not."""
-        payload = struct.pack("=QQ", size, offset)
-        if Protocol.LOG_SHMFD in self.protocol:
-            self.query(Request.SET_LOG_BASE, payload, [fd])
+        if self.has(ProtocolFeature.LOG_SHMFD):
+            # rust-vmm's back-end answers with the message's own payload instead of a u64; QEMU looks at neither.
+            self.send(Request.SET_LOG_BASE, LogArea(size, offset), [fd])
+            _close_all(self.receive(Request.SET_LOG_BASE, any_payload=True)[1])
         else:
-            self.command(Request.SET_LOG_BASE, payload, [fd])
+            self.command(Request.SET_LOG_BASE, LogArea(size, offset), [fd])
 
     def set_log_fd(self, fd: int) -> None:
         self.command(Request.SET_LOG_FD, fds=[fd])
@@ -312,30 +250,27 @@ class VhostUserClient:
     # Rings
 
     def set_vring_num(self, index: int, num: int) -> None:
-        self.command(Request.SET_VRING_NUM, struct.pack("=II", index, num))
+        self.command(Request.SET_VRING_NUM, VringState(index, num))
 
-    def set_vring_addr(self, index: int, addr: VringAddr) -> None:
-        payload = struct.pack("=IIQQQQ", index, addr.flags, addr.desc, addr.used, addr.avail, addr.log)
-        self.command(Request.SET_VRING_ADDR, payload)
+    def set_vring_addr(self, index: int, *, desc: int, used: int, avail: int, log: int = 0, flags: int = 0) -> None:
+        """Addresses are the front-end's own, ``log`` is a guest address."""
+        self.command(Request.SET_VRING_ADDR, VringAddr(index, flags, desc, used, avail, log))
 
     def set_vring_base(self, index: int, base: int) -> None:
-        self.command(Request.SET_VRING_BASE, struct.pack("=II", index, base))
+        self.command(Request.SET_VRING_BASE, VringState(index, base))
 
     def get_vring_base(self, index: int) -> int:
         """Stops the ring and returns its next available index."""
-        answer = self.query(Request.GET_VRING_BASE, struct.pack("=II", index, 0))
-        if len(answer) != 8:
-            raise PeerError(f"The daemon answered GET_VRING_BASE with {len(answer)} bytes instead of 8.")
-        found, base = struct.unpack("=II", answer)
-        if found != index:
-            raise PeerError(f"The daemon answered GET_VRING_BASE for ring {found} instead of {index}.")
-        return int(base)
+        answer = self.query(Request.GET_VRING_BASE, VringState(index, 0))
+        if not isinstance(answer, VringState) or answer.ring != index:
+            raise PeerError(f"The daemon answered GET_VRING_BASE of ring {index} with {answer}.")
+        return answer.num
 
     def _set_vring_fd(self, request: Request, index: int, fd: int) -> None:
         if fd < 0:
-            self.command(request, _pack_u64(index | NO_FD))
+            self.command(request, index | wire.VRING_NO_FD)
         else:
-            self.command(request, _pack_u64(index), [fd])
+            self.command(request, index, [fd])
 
     def set_vring_kick(self, index: int, fd: int) -> None:
         """``fd`` -1, here and in the next two: none."""
@@ -348,24 +283,25 @@ class VhostUserClient:
         self._set_vring_fd(Request.SET_VRING_ERR, index, fd)
 
     def set_vring_enable(self, index: int, enable: bool) -> None:
-        self.command(Request.SET_VRING_ENABLE, struct.pack("=II", index, int(enable)))
+        self.command(Request.SET_VRING_ENABLE, VringState(index, int(enable)))
 
     # Device state
 
     def set_device_state_fd(self, direction: Direction, fd: int, *, phase: int = 0) -> int | None:
-        """Begins a transfer through ``fd``, which stays the caller's. Returns a descriptor of the daemon's to be used
-        instead, owned by the caller, or None. PeerError when the daemon refuses.
+        """Begins a transfer through ``fd``, which stays the caller's.
+
+        Returns a descriptor of the daemon's to be used instead, owned by the caller, or None. Raises PeerError when the
+        daemon refuses.
         """
-        self.send(Request.SET_DEVICE_STATE_FD, struct.pack("=II", direction, phase), [fd])
-        answer, received = self.receive(Request.SET_DEVICE_STATE_FD)
-        value = _u64(Request.SET_DEVICE_STATE_FD, answer)
-        if value & 0xFF or len(received) > 1 or bool(value & INVALID_FD_BIT) == bool(received):
-            for other in received:
-                os.close(other)
+        self.send(Request.SET_DEVICE_STATE_FD, StateTransfer(direction, phase), [fd])
+        value, received = self.receive(Request.SET_DEVICE_STATE_FD)
+        status = value if isinstance(value, int) else -1
+        own_fd = not status & wire.STATE_REPLY_NO_FD
+        if status & wire.STATE_REPLY_ERROR or len(received) != int(own_fd):
+            _close_all(received)
             verb = "save" if direction is Direction.SAVE else "load"
-            raise PeerError(
-                f"The daemon refused to {verb} its state (SET_DEVICE_STATE_FD: {value:#x}, {len(received)} fds)."
-            )
+            count = len(received)
+            raise PeerError(f"The daemon refused to {verb} its state (SET_DEVICE_STATE_FD: {status:#x}, {count} fds).")
         return received[0] if received else None
 
     def check_device_state(self) -> None:
@@ -375,18 +311,6 @@ class VhostUserClient:
             raise PeerError(f"The daemon says that the transfer of its state failed (CHECK_DEVICE_STATE: {status}).")
 
 
-def _pack_u64(value: int) -> bytes:
-    return struct.pack("=Q", value)
-
-
-def _u64(request: int, answer: bytes) -> int:
-    if len(answer) != 8:
-        raise PeerError(f"The daemon answered {_name(request)} with {len(answer)} bytes instead of 8.")
-    return int(struct.unpack("=Q", answer)[0])
-
-
-def _name(request: int) -> str:
-    try:
-        return Request(request).name
-    except ValueError:
-        return f"message {request}"
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -17,11 +17,12 @@ from typing import Any, Final
 
 from ferryfs.errors import FerryError, OptionError, PeerError, StateError
 from ferryfs.frontend.attachment import Attachment, negotiate
-from ferryfs.frontend.client import Protocol, VhostUserClient
+from ferryfs.frontend.client import VhostUserClient
 from ferryfs.frontend.control import Answer
 from ferryfs.frontend.mount import Mount
 from ferryfs.frontend.state import STALL_S, load_state, save_state
 from ferryfs.wire.fuse import INIT_OUT, OUT_HEADER, InitFlag
+from ferryfs.wire.vhost_user import ProtocolFeature
 
 CONNECT_TIMEOUT_S: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 60.0
@@ -136,11 +137,11 @@ class Mover:
         if missing:
             raise PeerError(f"The daemon at {destination} lacks features that the mount uses: {missing:#x}.")
         for place, who in ((client, f"daemon at {destination}"), (mount.attachment.client, "daemon that serves now")):
-            if Protocol.DEVICE_STATE not in place.protocol:
+            if not place.has(ProtocolFeature.DEVICE_STATE):
                 raise PeerError(f"The {who} can't transfer its state (it does not offer DEVICE_STATE).")
 
     def _announce(self, source: Attachment, collect_s: float) -> None:
-        if Protocol.LOG_SHMFD in source.client.protocol and not source.logging:
+        if source.client.has(ProtocolFeature.LOG_SHMFD) and not source.logging:
             source.start_logging()
         if collect_s > 0 and select.select([source.client], [], [], collect_s)[0]:
             raise PeerError("The daemon went away while it collected.")
@@ -235,7 +236,7 @@ def restore(client: VhostUserClient, file: Path) -> bytes:
     PeerError.
     """
     state, init_answer = read_snapshot(file)
-    if Protocol.DEVICE_STATE not in client.protocol:
+    if not client.has(ProtocolFeature.DEVICE_STATE):
         raise PeerError("The daemon can't load a state (it does not offer DEVICE_STATE).")
     load_state(client, state)
     return init_answer
