@@ -245,12 +245,12 @@ def environment(kind: str) -> None:
         run([sys.executable, "-m", "venv", str(VENV)])
     wanted = groups("dev" if kind == "test" else "build")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    tools_stamp = VENV / f"ferryfs-tools-{kind}"
-    tools = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
-    if not tools_stamp.exists() or tools_stamp.read_text() != tools:
+    tools_stamp = VENV / "ferryfs-tools"
+    installed = set(tools_stamp.read_text().splitlines()) if tools_stamp.exists() else set()
+    if not installed.issuperset(wanted):
         say("installing Python tools: " + " ".join(re.split(r"[<>=\[]", one)[0] for one in wanted))
         run([*pip, *wanted])
-        tools_stamp.write_text(tools)
+        tools_stamp.write_text("\n".join(sorted(installed | set(wanted))))
     stamp = VENV / "ferryfs-built"
     state = _fingerprint(_sources(), sys.version)
     if stamp.exists() and stamp.read_text() == state and not _is_editable():

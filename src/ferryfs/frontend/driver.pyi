@@ -4,6 +4,19 @@ from collections.abc import Sequence
 from typing import Self, final
 
 @final
+class Region:
+    """One region of guest memory, made by ``GuestRam`` only."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def gpa(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mmap_offset(self) -> int: ...
+
+@final
 class GuestRam:
     """Guest memory: one memfd and one mapping (between guard pages) a region, sparse until touched."""
 

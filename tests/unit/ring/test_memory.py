@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -253,11 +254,25 @@ def test_a_fault_elsewhere_is_still_the_end() -> None:
     assert done.returncode == -signal.SIGBUS
 
 
-def test_huge_pages_by_whole_pages(memory: GuestMemory) -> None:
-    """QEMU cuts guest memory at 640 KiB; on huge pages neither the offset nor the length fits a page then."""
+@pytest.fixture
+def huge_page() -> Iterator[None]:
+    """One free huge page, reserved for the test where the kernel has none and we may."""
+    reserve = Path("/proc/sys/vm/nr_hugepages")
+    before = reserve.read_text()
     free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("HugePages_Free"))
     if int(free.split()[1]) < 1:
-        pytest.skip("no free huge pages: echo 8 > /proc/sys/vm/nr_hugepages")
+        with contextlib.suppress(PermissionError):
+            reserve.write_text(str(int(before) + 1))
+        if reserve.read_text() == before:
+            pytest.skip(f"no free huge page, and none to be had: echo 8 > {reserve}")
+    yield
+    if reserve.read_text() != before:
+        reserve.write_text(before)
+
+
+@pytest.mark.usefixtures("huge_page")
+def test_huge_pages_by_whole_pages(memory: GuestMemory) -> None:
+    """QEMU cuts guest memory at 640 KiB; on huge pages neither the offset nor the length fits a page then."""
     fd = os.memfd_create("ferryfs-test", os.MFD_HUGETLB)
     try:
         os.ftruncate(fd, 2 << 20)
