@@ -27,6 +27,13 @@ cdef extern from "sys/mman.h" nogil:
     int madvise(void *addr, size_t length, int advice)
     int MADV_DONTDUMP
 
+cdef extern from "sys/eventfd.h" nogil:
+    int eventfd(unsigned int initval, int flags)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "unistd.h" nogil:
+    ssize_t write(int fd, const void *buf, size_t count)
+
 cdef extern from "signal.h" nogil:
     int sigaction "sigaction"(int signum, const sigaction_t *act, sigaction_t *oldact)
 
@@ -52,6 +59,7 @@ cdef struct Mapping:
 
 cdef Mapping guarded[MAX_MAPPINGS]
 cdef int guest_memory_lost = 0
+cdef int lost_fd = -1                   # eventfd: wakes whoever waits for the flag
 
 
 cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
@@ -60,6 +68,7 @@ cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
     cdef int shift
     cdef uintptr_t page
     cdef uintptr_t base
+    cdef uint64_t one = 1
     cdef sigaction_t default
     for i in range(MAX_MAPPINGS):
         if guarded[i].end != 0 and guarded[i].start <= address < guarded[i].end:
@@ -73,6 +82,8 @@ cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
                 if mmap(
                     <void *>base, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0
                 ) != MAP_FAILED:
+                    # In this order: who sees the flag can read the eventfd.
+                    write(lost_fd, &one, sizeof(one))
                     ferry_store_int(&guest_memory_lost, 1)
                     return
             break
@@ -101,20 +112,32 @@ cdef void unguard(void *start) noexcept nogil:
             return
 
 
-def install_sigbus_handler():
-    """Makes a truncated guest memory file a flag (memory_was_lost) instead of the daemon's death. Once a process."""
+def install_sigbus_handler() -> int:
+    """Makes a truncated guest memory file a flag (memory_was_lost) instead of the daemon's death.
+
+    Returns an eventfd, the process's own and never to be closed, that is readable from then on; called again, the same one.
+    """
+    global lost_fd
     cdef sigaction_t action
+    if lost_fd >= 0:
+        return lost_fd
+    lost_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    if lost_fd < 0:
+        raise OSError(errno, "eventfd")
     memset(&action, 0, sizeof(action))
     action.sa_sigaction = on_sigbus
     action.sa_flags = SA_SIGINFO
     if sigaction(SIGBUS, &action, NULL) != 0:
         raise OSError(errno, "sigaction(SIGBUS)")
+    return lost_fd
 
 
 def memory_was_lost() -> bool:
     """Whether an access to guest memory met a hole since the last call: the front-end took its memory away."""
     lost = ferry_load_int(&guest_memory_lost) != 0
     ferry_store_int(&guest_memory_lost, 0)
+    if lost:
+        os.read(lost_fd, 8)
     return lost
 
 

@@ -183,7 +183,7 @@ def serve(
     the front-end broke the protocol, SetupError where something that it asked for can't be had; with ``keep_listening``
     that is logged.
     """
-    install_sigbus_handler()
+    lost_fd = install_sigbus_handler()
     announced = False
     with listener:
         while True:
@@ -199,7 +199,7 @@ def serve(
                 if not keep_listening:
                     # Another front-end is refused at once instead of waiting for an answer that never comes.
                     listener.close()
-                stopped = _serve_one(Endpoint(sock, session, control.carry_out), control, stop_fd)
+                stopped = _serve_one(Endpoint(sock, session, control.carry_out), control, stop_fd, lost_fd)
             except FerryError as error:
                 if not keep_listening:
                     raise
@@ -224,11 +224,12 @@ def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:
                 return listener.accept()[0]
 
 
-def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool:
+def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int, lost_fd: int) -> bool:
     """One connection to its end; whether the daemon is to end as well."""
     events = EventLog(control.device.drain_events)
     poll = select.poll()
     poll.register(stop_fd, select.POLLIN)
+    poll.register(lost_fd, select.POLLIN)
     events_fd = control.device.events_fd
     poll.register(events_fd, select.POLLIN)
     try:
@@ -239,7 +240,7 @@ def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int) -> bool
                     return True
                 if fd == events_fd:
                     events.drain()
-                else:
+                elif fd != lost_fd:
                     endpoint.handle(ready)
             if memory_was_lost():
                 raise FrontendError(

@@ -60,6 +60,7 @@ class Daemon:
         status, said = self.wait()
         assert status == 0, said
         *lines, last = said.splitlines()
-        # The main thread; stdin, stdout, stderr, share, /proc/self/fd, the lock of the pid file, the listing itself.
-        assert last == "threads 1 descriptors 7"
+        # The main thread; stdin, stdout, stderr, share, /proc/self/fd, the lock of the pid file, the eventfd of lost
+        # guest memory, the listing itself.
+        assert last == "threads 1 descriptors 8"
         return "\n".join(lines)
