@@ -30,7 +30,7 @@ cdef uint64_t wanted(const Server *server) noexcept nogil:
     """The INIT flags that hold when the guest offers them; wire/fuse.py has a line for each with its reason."""
     cdef uint64_t flags = (
         INIT_ASYNC_READ | INIT_ATOMIC_O_TRUNC | INIT_BIG_WRITES | INIT_AUTO_INVAL_DATA | INIT_ASYNC_DIO
-        | INIT_PARALLEL_DIROPS | INIT_HAS_IOCTL_DIR | INIT_MAX_PAGES | INIT_SETXATTR_EXT | INIT_INIT_EXT
+        | INIT_PARALLEL_DIROPS | INIT_HAS_IOCTL_DIR | INIT_MAX_PAGES | INIT_INIT_EXT
     )
     flags |= INIT_CREATE_SUPP_GROUP | INIT_ALLOW_IDMAP
     if server.settings.readdirplus:
@@ -42,7 +42,7 @@ cdef uint64_t wanted(const Server *server) noexcept nogil:
     if server.settings.killpriv_v2:
         flags |= INIT_HANDLE_KILLPRIV_V2
     if server.settings.posix_acl != TERNARY_NEVER:
-        flags |= INIT_POSIX_ACL | INIT_DONT_MASK
+        flags |= INIT_POSIX_ACL | INIT_DONT_MASK | INIT_SETXATTR_EXT
     if server.settings.security_label != TERNARY_NEVER:
         flags |= INIT_SECURITY_CTX
     if server.settings.allow_mmap:
@@ -87,7 +87,8 @@ cdef int op_init(Request *request) noexcept nogil:
         event_post(&server.events, EVENT_BAD_REQUEST, request.queue, EPROTO, "INIT: the guest can't do --security-label")
         return -EPROTO
     if flags & INIT_POSIX_ACL == 0:
-        flags &= ~<uint64_t>INIT_DONT_MASK
+        # Both go with it: virtiofsd, after a migration, knows of them by POSIX_ACL alone.
+        flags &= ~<uint64_t>(INIT_DONT_MASK | INIT_SETXATTR_EXT)
     server.session.major = args.major
     server.session.minor = args.minor if args.minor < FUSE_KERNEL_MINOR_VERSION else FUSE_KERNEL_MINOR_VERSION
     server.session.flags = flags
