@@ -7,20 +7,28 @@ Raises FrontendError with one sentence where the front-end's values can't be.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Final, Self, final
 
-from ferryfs.passthrough.config import ShareConfig
+from ferryfs.passthrough.config import CachePolicy, ShareConfig, Ternary
 from ferryfs.ring.memory import GuestMemory
 
 # (guest_addr, size, user_addr, mmap_offset, fd)
-Region = tuple[int, int, int, int, int]
+_Region = tuple[int, int, int, int, int]
+
+CACHES: Final[dict[CachePolicy, int]]
+VALIDITY: Final[dict[CachePolicy, int]]  # seconds
+TERNARIES: Final[dict[Ternary, int]]
+FEATURE_EVENT_IDX: Final[int]
+FEATURE_LOG_ALL: Final[int]
+RESERVED_FDS: Final[int]
+SMALLEST_SHARE: Final[int]
 
 @final
 class Device:
-    def __init__(self, config: ShareConfig, root_fd: int, proc_self_fd: int, queue_count: int) -> None: ...
+    def __new__(cls, config: ShareConfig, root_fd: int, proc_self_fd: int, queue_count: int) -> Self: ...
     # guest memory
-    def set_mem_table(self, regions: Sequence[Region]) -> None: ...
-    def add_mem_region(self, region: Region) -> None: ...
+    def set_mem_table(self, regions: Sequence[_Region]) -> None: ...
+    def add_mem_region(self, region: _Region) -> None: ...
     def remove_mem_region(self, guest_addr: int, size: int, user_addr: int) -> None: ...
     def set_log(self, fd: int, mmap_offset: int, size: int) -> None: ...
     # features (VHOST_F_LOG_ALL switches the dirty log, RING_EVENT_IDX the notification rule)
@@ -39,6 +47,7 @@ class Device:
     def stop(self) -> None: ...  # get_vring_base for every ring
     def reset(self) -> None: ...  # RESET_DEVICE: rings stopped, inodes and handles dropped; memory and log stay
     def close(self) -> None: ...  # everything ended and released; idempotent
+    def release(self) -> None: ...
     # what the workers have to tell: rate-limited, one tuple (kind, queue, errno, count, text) an event
     @property
     def events_fd(self) -> int: ...

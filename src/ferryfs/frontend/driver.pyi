@@ -5,8 +5,12 @@ from typing import Self, final
 
 @final
 class Region:
-    """One region of guest memory, made by ``GuestRam`` only."""
+    """One region of guest memory; ``GuestRam`` makes them."""
 
+    def __init__(self, gpa: int, size: int, mmap_offset: int = 0) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def user_addr(self) -> int: ...
     @property
     def fd(self) -> int: ...
     @property
