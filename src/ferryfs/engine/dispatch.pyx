@@ -27,6 +27,10 @@ cdef enum:
     SLOW = 4                    # likely to take long: what is answered already is announced first
 
 
+cdef enum:
+    UNIQUE_END = 16             # bytes of fuse_in_header up to and with `unique`
+
+
 cdef struct Operation:
     Handler handler             # NULL: ENOSYS, on purpose (wire/fuse.py has the reason)
     uint32_t takes              # bytes of arguments at least
@@ -140,22 +144,24 @@ cdef uint32_t serve(Request *request) noexcept nogil:
     cdef const Operation *op = NULL
     cdef OutHeader out
     cdef uint64_t writable = request.chain.writable_bytes
+    cdef uint64_t got
     cdef int result
     request.reply_length = 0
     request.touched = 0
     request.args_length = 0
     request.room = <uint32_t>(writable - OUT_HEADER) if writable >= OUT_HEADER else 0
     memset(&request.head, 0, sizeof(request.head))
-    if chain_read(request.chain, 0, &request.head, IN_HEADER) < IN_HEADER:
+    got = chain_read(request.chain, 0, &request.head, IN_HEADER)
+    if got < IN_HEADER:
         complain(request, "no whole header")
+        if got < UNIQUE_END:
+            request.head.unique = 0     # half of it names another request
         result = -EINVAL
     elif request.head.len < IN_HEADER or request.head.len > request.chain.readable_bytes:
         complain(request, "a length that is not the request's")
         result = -EINVAL
     elif request.head.opcode >= OP_END:
         result = -ENOSYS
-    elif request.head.opcode == OP_INTERRUPT:
-        return 0                # virtio-fs has none: a request can't be taken back once it is in the ring
     else:
         op = &operations[request.head.opcode]
         if not op.flags & SILENT and writable < OUT_HEADER:

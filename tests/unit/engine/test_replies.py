@@ -99,7 +99,7 @@ def test_a_length_that_lies(guest: Guest, op: Op) -> None:
 
 
 @every_op
-@pytest.mark.parametrize("size", [1, 8, 1000, 100_000])
+@pytest.mark.parametrize("size", [8, 100_000])
 def test_rubbish_behind(guest: Guest, op: Op, size: int) -> None:
     """More bytes than the request has: ignored when the length leaves them out, else right lengths."""
     call = CALLS[op](guest)
@@ -185,18 +185,17 @@ def test_on_the_hiprio_queue(guest: Guest, op: Op) -> None:
 
 
 @every_op
-@pytest.mark.parametrize("nodeid", [0, 2, 1 << 32, (1 << 63) - 1, (1 << 64) - 1])
+@pytest.mark.parametrize("nodeid", [0, 1 << 32, (1 << 64) - 1])
 def test_unknown_nodeids(guest: Guest, op: Op, nodeid: int) -> None:
     """A nodeid that was never given out: ENOENT where the operation goes by it, and right lengths anyway."""
     call = dataclasses.replace(CALLS[op](guest), nodeid=nodeid)
-    known = nodeid == 2
     answer = guest.send(call)
     by_nodeid = {
         Op.LOOKUP, Op.GETATTR, Op.SETATTR, Op.READLINK, Op.SYMLINK, Op.MKNOD, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME,
         Op.RENAME2, Op.LINK, Op.OPEN, Op.OPENDIR, Op.STATFS, Op.SETXATTR, Op.GETXATTR, Op.LISTXATTR, Op.REMOVEXATTR,
         Op.ACCESS, Op.CREATE, Op.TMPFILE, Op.STATX, Op.SYNCFS,
     }  # fmt: skip
-    if op in by_nodeid and not known:
+    if op in by_nodeid:
         assert answer.error == errno.ENOENT
     guest.serves()
 
