@@ -47,9 +47,8 @@ def negotiated(share: Path, config: ShareConfig, offered: int) -> int:
             device.set_mem_table(ram.regions)
             device.set_features(1 << Feature.VERSION_1 | 1 << Feature.RING_EVENT_IDX)
             device.set_vring_num(1, queue.size)
-            device.set_vring_addr(
-                1, *(ram.user_addr(gpa) for gpa in (queue.desc_gpa, queue.used_gpa, queue.avail_gpa)), 0, 0
-            )
+            desc, used, avail = (ram.user_addr(gpa) for gpa in (queue.desc_gpa, queue.used_gpa, queue.avail_gpa))
+            device.set_vring_addr(1, desc, used, avail, 0, 0)
             device.set_vring_call(1, queue.call_fd)
             device.set_vring_kick(1, queue.kick_fd)
             device.set_vring_enable(1, True)

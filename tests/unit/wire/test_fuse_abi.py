@@ -89,6 +89,11 @@ def test_operations() -> None:
     assert {op.name for op in Op if op.served} <= set(numbers)
 
 
+def test_dispatch_serves_what_the_table_says() -> None:
+    dispatch = (ENGINE / "dispatch.pyx").read_text()
+    assert set(re.findall(r"^operation\(OP_(\w+)", dispatch, re.MULTILINE)) == {op.name for op in Op if op.served}
+
+
 def test_init_flags() -> None:
     shifts = {name: int(bit) for name, bit in re.findall(r"\bINIT_(\w+)(?: =| \(1ULL| )[ (]*(?:1 )?<< (\d+)", SERVER)}
     assert len(shifts) >= 20
