@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import socket
-import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ferryfs.cli.options import Options
 from ferryfs.engine.device import Device
@@ -18,15 +17,9 @@ from ferryfs.sandbox.namespace import FORWARDED
 from ferryfs.sandbox.root import Confined
 from ferryfs.vhost import serve as vhost
 from ferryfs.vhost.device import DeviceControl
-from ferryfs.vhost.session import Session
+from ferryfs.vhost.session import QUEUES_MAX, Session, virtio_fs_config
 
 _LOG = logging.getLogger("ferryfs")
-
-QUEUES_MAX: Final = 65
-"""64 request queues and the one for urgent requests. The front-end uses as many of them as it has been told to."""
-
-# struct virtio_fs_config: tag, num_request_queues (virtio 1.2, section 5.11.4)
-_CONFIG = struct.Struct("<36sI")
 
 
 class Listening(NamedTuple):
@@ -98,7 +91,7 @@ def serve(options: Options, confined: Confined, files: FileLimit, listening: Lis
     share = options.share(files.guest)
     config = b""
     if options.tag is not None:
-        config = _CONFIG.pack(options.tag.encode("utf-8", "surrogateescape"), options.num_request_queues)
+        config = virtio_fs_config(options.tag.encode("utf-8", "surrogateescape"), options.num_request_queues)
 
     def connect() -> tuple[Session, DeviceControl]:
         device = Device(share, confined.root_fd, confined.proc_self_fd, QUEUES_MAX)

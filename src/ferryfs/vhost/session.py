@@ -43,7 +43,7 @@ RING_SIZE_MAX: Final = 32768
 MEM_SLOTS: Final = 509
 """Most memory regions at a time: as many as rust-vmm's back-ends take, virtiofsd among them."""
 QUEUES_MAX: Final = 65
-"""The hiprio queue and 64 request queues."""
+"""The hiprio queue and 64 request queues. The front-end uses as many of them as it has been told to."""
 TAG_SIZE: Final = 36
 """Bytes of the mount tag in the configuration space (virtio 1.2, 5.11.4)."""
 
@@ -197,12 +197,12 @@ class Step(NamedTuple):
         return encode_reply(self.request, 1)
 
 
-def virtio_fs_config(tag: str, request_queues: int) -> bytes:
+def virtio_fs_config(tag: bytes, request_queues: int) -> bytes:
     """The device's configuration space: struct virtio_fs_config (virtio 1.2, 5.11.4).
 
-    ``tag`` has at most ``TAG_SIZE`` bytes of UTF-8; whoever parses the option says so to the user.
+    ``tag`` has at most ``TAG_SIZE`` bytes; whoever parses the option says so to the user.
     """
-    return tag.encode().ljust(TAG_SIZE, b"\0")[:TAG_SIZE] + request_queues.to_bytes(4, "little")
+    return tag.ljust(TAG_SIZE, b"\0")[:TAG_SIZE] + request_queues.to_bytes(4, "little")
 
 
 class Session:

@@ -224,7 +224,7 @@ def test_action_that_fails_is_answered_and_raised(need_reply: bool) -> None:
 
 def test_refusal_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> None:
     sock, theirs = socket.socketpair()
-    session = Session(QUEUES, s.virtio_fs_config("tag", 1))
+    session = Session(QUEUES, s.virtio_fs_config(b"tag", 1))
     endpoint = Endpoint(theirs, session, lambda _: Outcome())
     sock.send(vu.encode_request(Request.SET_CONFIG, vu.ConfigSpace(0, 0, b"x"), need_reply=True))
     endpoint.handle(select.POLLIN)

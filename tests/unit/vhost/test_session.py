@@ -17,7 +17,7 @@ LOGGING = 1 << Feature.LOG_ALL
 NEGOTIATED = 1 << Feature.PROTOCOL_FEATURES | 1 << Feature.VERSION_1
 REGION = vu.MemoryRegion(0x1000, 0x4000, 0x7F0000001000, 0)
 OTHER = vu.MemoryRegion(0x100000, 0x4000, 0x7F0000100000, 0x8000)
-CONFIG = s.virtio_fs_config("share", 1)
+CONFIG = s.virtio_fs_config(b"share", 1)
 
 # A value and file descriptors with which each message that is served is right, at a session that has REGION.
 SAMPLES: dict[Request, tuple[Value, tuple[int, ...]]] = {
@@ -376,7 +376,7 @@ def test_eventfds(request_: Request) -> None:
 def test_config_has_the_tag() -> None:
     step = send(fresh(), Request.GET_CONFIG, vu.ConfigSpace(0, 0, bytes(40)))
     assert answer_of(Request.GET_CONFIG, step.answer()) == vu.ConfigSpace(0, 0, b"share" + bytes(31) + b"\1\0\0\0")
-    assert s.virtio_fs_config("x" * 36, 64) == b"x" * 36 + b"\x40\0\0\0"
+    assert s.virtio_fs_config(b"x" * 36, 64) == b"x" * 36 + b"\x40\0\0\0"
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 0), (36, 4), (38, 10), (40, 8), (0, 256), (0xFFFFFFFF, 256)])
