@@ -7,14 +7,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from ferryfs.engine.device import Device
 from ferryfs.errors import FrontendError, StateError
+from ferryfs.frontend.driver import DriverQueue, GuestRam
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.vhost import session as s
 from ferryfs.vhost.device import DeviceControl
 from ferryfs.vhost.endpoint import Outcome
+from ferryfs.wire import fuse
 from ferryfs.wire import vhost_user as vu
+from ferryfs.wire.fuse import Op
 from ferryfs.wire.vhost_user import Feature, Request
 
 QUEUES = 3
@@ -164,6 +169,34 @@ def test_start_and_stop_of_a_ring(control: DeviceControl) -> None:
         control.carry_out(s.ResetDevice())
     for fd in (kick, call, err):
         os.close(fd)
+
+
+@given(st.permutations(["memory", "features", "num", "addr", "base", "call", "kick", "enable"]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_set_up_serves_what_is_there_without_a_kick(tmp_path: Path, order: list[str]) -> None:
+    """Size and base come before the kick's eventfd, which starts the ring; all else may come in any order."""
+    assume(max(order.index("num"), order.index("base")) < order.index("kick"))
+    with a_control(tmp_path) as control, GuestRam([1 << 20]) as ram:
+        queue = DriverQueue(ram, 8, slot_bytes=PAGE)
+        desc, used, avail = (ram.user_addr(gpa) for gpa in (queue.desc_gpa, queue.used_gpa, queue.avail_gpa))
+        regions = tuple(vu.MemoryRegion(*region[:4]) for region in ram.regions)
+        actions: dict[str, s.Action] = {
+            "memory": s.SetMemTable(regions, tuple(region[4] for region in ram.regions)),
+            "features": s.SetFeatures(s.FEATURES & ~(1 << Feature.LOG_ALL)),
+            "num": s.SetVringNum(1, queue.size),
+            "addr": s.SetVringAddr(vu.VringAddr(1, 0, desc, used, avail, 0)),
+            "base": s.SetVringBase(1, 0),
+            "call": s.SetVringFd(Request.SET_VRING_CALL, 1, queue.call_fd),
+            "kick": s.SetVringFd(Request.SET_VRING_KICK, 1, queue.kick_fd),
+            "enable": s.EnableVring(1, True),
+        }
+        body = fuse.INIT_IN.pack(major=7, minor=45)
+        header = fuse.IN_HEADER.pack(len=fuse.IN_HEADER.size + len(body), opcode=Op.INIT, unique=2)
+        queue.add([header + body], [Op.INIT.reply_room({})])
+        for name in order:
+            control.carry_out(actions[name])
+        assert queue.wait() is not None
+        queue.close()
 
 
 # --- back-end channel and migration
