@@ -177,6 +177,8 @@ cdef int op_setattr(Request *request) noexcept nogil:
     cdef int fd
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
+    if server.settings.readonly:
+        return -EROFS
     inode = inode_get(&server.inodes, request.head.nodeid)
     if inode == NULL:
         return -ENOENT

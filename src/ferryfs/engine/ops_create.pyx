@@ -25,6 +25,7 @@ from ferryfs.engine.sys cimport (
 cdef enum:
     KIND_SHIFT = 12
     XATTR_ROOM = 512
+    NOBODY = 0xffffffff             # no id at all (INVALID_UID_GID of an idmapped mount)
 
 
 # Whom a request acts as, and what else the guest wants of the new file.
@@ -102,6 +103,9 @@ cdef int become(Request *request, Maker *maker, uint32_t mask) noexcept nogil:
         result = id_to_host(server.policy.gids, server.policy.gid_count, request.head.gid, &maker.gid)
     if result == 0 and maker.has_group:
         result = id_to_host(server.policy.gids, server.policy.gid_count, maker.group, &maker.group)
+    # -1 means "leave it" to setresuid: the file would become the daemon's own, whatever the translation says.
+    if result == 0 and (maker.uid == NOBODY or maker.gid == NOBODY):
+        result = -EINVAL
     if result == 0:
         result = creds_enter(server, &maker.creds, maker.uid, maker.gid, maker.has_group, maker.group)
     if result == 0:

@@ -63,6 +63,8 @@ cdef int op_fallocate(Request *request) noexcept nogil:
     cdef Handle *handle
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
+    if request.server.settings.readonly:
+        return -EROFS
     if args.offset > <uint64_t>INT64_MAX or args.length > <uint64_t>INT64_MAX - args.offset:
         return -EFBIG
     handle = open_file(request, args.fh, True, &result)
@@ -102,6 +104,8 @@ cdef int op_copy_file_range(Request *request) noexcept nogil:
     cdef ssize_t moved
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
+    if request.server.settings.readonly:
+        return -EROFS
     if args.flags != 0 or args.off_in > <uint64_t>INT64_MAX or args.off_out > <uint64_t>INT64_MAX:
         return -EINVAL
     source = open_file(request, args.fh_in, True, &result)
