@@ -323,6 +323,13 @@ cdef class LoadGenerator:
             if poll(&entry, 1, STALL_MS) == 0:
                 return -ETIMEDOUT
             read(ring.call_fd, &wakeups, 8)
+        # Nothing may be left for the next generator on these queues, which could not tell whose it is.
+        for i in range(self.lane_count):
+            for head in range(self.lanes[i].count):
+                if self.lanes[i].requests[head].busy:
+                    result = self._await_forget(&self.lanes[i].requests[head])
+                    if result < 0:
+                        return result
         return 0
 
     cdef void _finish(self, Lane *lane, uint32_t used, uint64_t now) noexcept nogil:

@@ -1,0 +1,1 @@
+"""Measuring daemons side by side: what `ferryfs bench` does."""
