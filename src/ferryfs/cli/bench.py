@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ferryfs bench",
-        description="Measures vhost-user-fs daemons side by side: all are started and driven in turn with the same requests.",
+        description="Measures vhost-user-fs daemons side by side: all run at once and are driven in turn.",
         epilog="In a command {share} stands for the shared directory, which is made for the run and removed again.",
     )
     parser.add_argument(
