@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "save": "write the device state of a mount made by `ferryfs mount` to a file",
     "inspect": "show a saved device state for people",
     "check": "say whether a directory and a machine are fit for sharing and migration",
+    "xattrmap": "try the rules of --xattrmap on names",
+    "install-descriptor": "tell virtual machine managers where ferryfsd is",
     "bench": "measure daemons side by side",
     "demo": "show a guest that uses a share, and its migration",
 }
@@ -24,7 +26,7 @@ _MODULES: Final = {"migrate": ("ferryfs.cli.migrate", "migrate_main"), "save": (
 
 def usage() -> str:
     """The text of ``ferryfs --help``."""
-    lines = "\n".join(f"  {name:<8} {summary}" for name, summary in COMMANDS.items())
+    lines = "\n".join(f"  {name:<18} {summary}" for name, summary in COMMANDS.items())
     more = "`ferryfs COMMAND --help` says more; `ferryfs --version` the version."
     return f"usage: ferryfs COMMAND [OPTION…]\n\n{lines}\n\n{more}"
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"ferryfs: there is no command {name!r}: `ferryfs --help` lists them.", file=sys.stderr)
         return 2
-    module_name, function = _MODULES.get(name, (f"ferryfs.cli.{name}", "main"))
+    module_name, function = _MODULES.get(name, (f"ferryfs.cli.{name.replace('-', '_')}", "main"))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

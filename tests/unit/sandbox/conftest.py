@@ -13,10 +13,10 @@ PROGRAM = """
 import os, sys
 from ferryfs.passthrough.config import HandleMode
 from ferryfs.sandbox import _linux, confine, seccomp
-mode, share, action, code = sys.argv[1:]
+mode, share, action, code, *before = sys.argv[1:]
 import socket, threading
+exec("".join(before))
 rules = None if action == "none" else seccomp.Rules(action)
-before = os.getpid()
 confined = confine.enter(mode, share)
 confine.give_up_rights(HandleMode.PREFER, (), rules)
 def at(path, flags=os.O_RDONLY):
@@ -49,13 +49,15 @@ def share(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inside(share: Path) -> Inside:
-    """Run code in a confined process: ``inside(code, mode="namespace", seccomp="kill", share=…)``."""
+    """Run code in a confined process: ``before`` runs while it is still free."""
     if os.geteuid() != 0:
         pytest.skip("confinement of root's daemon is tried as root: run the tests as root")
 
-    def run(code: str, mode: str = "namespace", seccomp: str = "kill", share: Path = share) -> Outcome:
+    def run(
+        code: str, mode: str = "namespace", seccomp: str = "kill", share: Path = share, before: str = ""
+    ) -> Outcome:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", PROGRAM, mode, str(share), seccomp, code],
+            [sys.executable, "-I", "-c", PROGRAM, mode, str(share), seccomp, code, before],
             capture_output=True,
             text=True,
             check=False,

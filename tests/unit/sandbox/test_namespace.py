@@ -21,7 +21,10 @@ def test_new_root_takes_nothing(inside: Inside) -> None:
 
 
 def test_nothing_above_proc_self_fd(inside: Inside) -> None:
-    code = "up = os.open('../..', os.O_RDONLY, dir_fd=confined.proc_self_fd); print(all(n.isdigit() for n in os.listdir(up)))"
+    code = (
+        "up = os.open('../..', os.O_RDONLY, dir_fd=confined.proc_self_fd)\n"
+        "print(all(name.isdigit() for name in os.listdir(up)))"
+    )
     assert inside(code).said == "True"
 
 
@@ -66,9 +69,9 @@ def test_mount_that_appears_later_is_seen(inside: Inside, share: Path) -> None:
     subprocess.run(["mount", "--bind", str(share), str(share)], check=True)
     try:
         subprocess.run(["mount", "--make-shared", str(share)], check=True)
+        code = "print('ready', flush=True); sys.stdin.readline(); print(os.listdir(at('sub')))"
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", PROGRAM, "namespace", str(share), "kill"]
-            + ["print('ready', flush=True); sys.stdin.readline(); print(os.listdir(at('sub')))"],
+            [sys.executable, "-I", "-c", PROGRAM, "namespace", str(share), "kill", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

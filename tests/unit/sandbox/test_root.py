@@ -44,7 +44,7 @@ def test_leaked_descriptors_are_closed_and_standard_ones_filled() -> None:
     leaked = os.open("/dev/null", os.O_RDONLY)
     try:
         text = program.replace("KEEP", str(writer)).replace("OUT", str(writer))
-        command = f'exec "$0" -I -c "$1" <&- >&- 2>&-'
+        command = 'exec "$0" -I -c "$1" <&- >&- 2>&-'
         subprocess.run(["sh", "-c", command, sys.executable, text], pass_fds=[writer, leaked], check=False, timeout=30)
         os.close(writer)
         with open(reader, "rb") as answer:

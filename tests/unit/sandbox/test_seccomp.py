@@ -28,27 +28,21 @@ KILLED = 128 + signal.SIGSYS
         "_linux.prctl(4, 1)",
         "os.kill(1, 0)",
         "os.chroot('/share')",
-        "os.sethostname('x')" if hasattr(__import__("os"), "sethostname") else "socket.sethostname('x')",
-        "import mmap",
+        "socket.sethostname('x')",
         "os.setsid()",
     ],
 )
 def test_what_no_server_needs_is_killed(inside: Inside, code: str) -> None:
-    if code == "import mmap":
-        # A library that isn't loaded yet: there is no import system any more, and no memory for code either.
-        code = "import sys; sys.modules['ctypes']"
-        assert "KeyError" in inside(code).complained
-        return
     outcome = inside(code)
     assert outcome.status == KILLED, outcome
     assert "SIGSYS" in outcome.complained
 
 
 def test_memory_for_code_is_refused(inside: Inside) -> None:
-    code = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)"
-    program = "sys.modules.get('mmap')"
-    assert inside(program).status == 0
-    assert "No module named 'mmap'" in inside(code).complained
+    # The module is there from the start in this process, so it is the filter alone that refuses.
+    code = "confined_mmap.mmap(-1, 4096, prot=confined_mmap.PROT_READ | confined_mmap.PROT_EXEC)"
+    assert inside(code, before="import mmap as confined_mmap").status == KILLED
+    assert inside("confined_mmap.mmap(-1, 4096)", before="import mmap as confined_mmap").status == 0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +54,7 @@ def test_memory_for_code_is_refused(inside: Inside) -> None:
         "os.setgroups([])",
         "os.umask(0o22)",
         "d = at('.'); os.mkdir('d', dir_fd=d); os.rmdir('d', dir_fd=d)",
-        "f = at('new', os.O_CREAT | os.O_RDWR); os.fallocate = getattr(os, 'posix_fallocate'); os.posix_fallocate(f, 0, 9)",
+        "f = at('new', os.O_CREAT | os.O_RDWR); os.posix_fallocate(f, 0, 9)",
         "f = at('hello'); os.fchmod(f, 0o600); os.fchown(f, 0, 0); os.utime(f, (1, 1)); os.fsync(f)",
         "f = at('hello'); os.setxattr(f, 'user.a', b'b'); os.listxattr(f); os.removexattr(f, 'user.a')",
         "os.rename('hello', 'hi', src_dir_fd=at('.'), dst_dir_fd=at('.'))",
@@ -69,8 +63,8 @@ def test_memory_for_code_is_refused(inside: Inside) -> None:
         "os.pread(at('hello'), 3, 0)",
         "raise ValueError('a traceback')",
         "_linux.set_thread_name(b'worker')",
-        "os.sync_file_range = None; os.statvfs(at('.'))",
-        "import select; p = select.poll(); p.poll(1)" if False else "os.eventfd(0)",
+        "os.statvfs(at('.'))",
+        "os.eventfd(0)",
     ],
 )
 def test_what_a_server_needs_goes_on(inside: Inside, code: str) -> None:

@@ -1,0 +1,259 @@
+"""``ferryfsd`` as a process: what those who start virtiofsd rely on, and what our own options do.
+
+Each daemon is a real one, and a front-end's connection is a real connection; what a mount sees is tried elsewhere.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+READY = "Waiting for vhost-user socket connection..."
+PROGRAM = "import sys; from ferryfs.cli.daemon import main; sys.argv[0] = 'ferryfsd'; main()"
+COMMAND = [sys.executable, "-I", "-c", PROGRAM]
+
+Start = Callable[..., subprocess.Popen[str]]
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox modes are root's: run the tests as root")
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    folder = tmp_path / "share"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(share: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start a daemon on ``tmp_path/s`` and wait for its line on stderr."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*options: str, ready: bool = True, **more: object) -> subprocess.Popen[str]:
+        words = [*COMMAND, f"--shared-dir={share}", *options]
+        if not any(option.startswith("--fd") for option in options):
+            words.append(f"--socket-path={tmp_path / 's'}")
+        fds = [int(option[5:]) for option in options if option.startswith("--fd=")]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, pass_fds=fds, cwd=tmp_path)
+        processes.append(process)
+        if ready:
+            wait_for_line(process.stderr)
+        return process
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def wait_for_line(stream: IO[str] | None) -> None:
+    assert stream is not None
+    seen = []
+    for line in stream:
+        seen.append(line)
+        if READY in line:
+            return
+    pytest.fail(f"the daemon ended without being ready: {''.join(seen)}")
+
+
+def connect(path: Path) -> socket.socket:
+    front_end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    front_end.connect(str(path))
+    return front_end
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, env=env, timeout=60)
+
+
+@as_root
+@pytest.mark.parametrize("mode", ["namespace", "chroot", "none"])
+class TestModes:
+    def test_ends_with_the_front_end(self, start: Start, tmp_path: Path, mode: str) -> None:
+        daemon = start(f"--sandbox={mode}")
+        connect(tmp_path / "s").close()
+        assert daemon.wait(30) == 0
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_signal_ends_it_in_order(self, start: Start, mode: str, number: int) -> None:
+        daemon = start(f"--sandbox={mode}")
+        daemon.send_signal(number)
+        assert daemon.wait(30) == 0
+
+    def test_signal_ends_it_while_connected(self, start: Start, tmp_path: Path, mode: str) -> None:
+        daemon = start(f"--sandbox={mode}")
+        with connect(tmp_path / "s"):
+            daemon.terminate()
+            assert daemon.wait(30) == 0
+
+    def test_pid_file_names_the_started_process_and_is_locked(self, start: Start, tmp_path: Path, mode: str) -> None:
+        daemon = start(f"--sandbox={mode}")
+        assert int((tmp_path / "s.pid").read_text()) == daemon.pid
+        second = start(f"--sandbox={mode}", ready=False)
+        assert second.wait(30) == 1
+        assert second.stderr is not None
+        assert f"in use by {daemon.pid}" in second.stderr.read()
+        assert daemon.poll() is None
+
+    def test_keeps_listening(self, start: Start, tmp_path: Path, mode: str) -> None:
+        daemon = start(f"--sandbox={mode}", "--keep-listening")
+        for _ in range(3):
+            connect(tmp_path / "s").close()
+        assert daemon.poll() is None
+        daemon.terminate()
+        assert daemon.wait(30) == 0
+
+    def test_socket_that_already_listens(self, start: Start, tmp_path: Path, mode: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            listening.bind(str(tmp_path / "given"))
+            listening.listen()
+            daemon = start(f"--sandbox={mode}", f"--fd={listening.fileno()}")
+        connect(tmp_path / "given").close()
+        assert daemon.wait(30) == 0
+
+
+@as_root
+def test_socket_belongs_to_its_owner_or_a_group(start: Start, tmp_path: Path) -> None:
+    daemon = start("--sandbox=none")
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+    daemon.terminate()
+    daemon.wait(30)
+    start("--sandbox=none", "--socket-group=daemon")
+    status = (tmp_path / "s").stat()
+    assert status.st_mode & 0o777 == 0o770
+    assert status.st_gid == __import__("grp").getgrnam("daemon").gr_gid
+
+
+def test_unknown_group_is_named(start: Start) -> None:
+    daemon = start("--sandbox=none", "--socket-group=no-such-group", ready=False)
+    assert daemon.wait(30) == 2
+    assert daemon.stderr is not None
+    assert "--socket-group=no-such-group: there is no such group" in daemon.stderr.read()
+
+
+def test_wrong_words_give_status_2_and_a_hint() -> None:
+    done = run("--cache=foo")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --cache 'foo': must be one of")
+    assert "try '--help'" in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_words_at_all_show_the_options() -> None:
+    done = run(env={})
+    assert done.returncode == 2
+    assert "--shared-dir=DIR" in done.stderr
+
+
+def test_share_that_is_not_there() -> None:
+    done = run("--shared-dir=/does/not/exist", "--socket-path=s")
+    assert done.returncode == 2
+    assert "--shared-dir=/does/not/exist: does not exist" in done.stderr
+
+
+def test_capabilities_for_managers() -> None:
+    done = run("--print-capabilities")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {
+        "type": "fs",
+        "features": [
+            "migrate-precopy",
+            "posix-acl-negotiation-mode",
+            "security-label-negotiation-mode",
+            "separate-options",
+        ],
+    }
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version", "-V"])
+def test_text_on_stdout_and_status_0(word: str) -> None:
+    done = run(word)
+    assert done.returncode == 0
+    assert "ferryfsd" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "rust_log", "lines"),
+    [("info", None, True), ("off", None, False), ("info", "error", False), ("off", "x", False)],
+)
+def test_log_level_and_rust_log(share: Path, tmp_path: Path, level: str, rust_log: str | None, lines: bool) -> None:
+    env = {} if rust_log is None else {"RUST_LOG": rust_log}
+    words = [
+        *COMMAND,
+        f"--shared-dir={share}",
+        f"--socket-path={tmp_path / 's'}",
+        "--sandbox=none",
+        "-f",
+        f"--log-level={level}",
+    ]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=env) as daemon:
+        assert daemon.stderr is not None
+        first = daemon.stderr.readline()
+        daemon.terminate()
+        rest = daemon.stderr.read()
+    assert ("WARN  ferryfsd] -f has no effect" in first + rest) is lines
+
+
+def test_json_log_is_an_object_a_line(start: Start) -> None:
+    daemon = start("--sandbox=none", "--log-format=json", "-f", ready=False)
+    assert daemon.stderr is not None
+    entry = json.loads(daemon.stderr.readline())
+    assert entry["level"] == "warn"
+    assert entry["message"] == "-f has no effect, leave it out"
+
+
+def test_show_config_names_the_source(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('cache = "always"\n')
+    done = run(f"--config={file}", "--show-config", "--xattr", env={"FERRYFSD_READONLY": "1"})
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert rows["cache"] == ["always", str(file)]
+    assert rows["readonly"] == ["1", "environment"]
+    assert rows["xattr"] == ["true", "command", "line"]
+
+
+def test_readiness_is_told_to_systemd(share: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none"]
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env) as daemon:
+            assert systemd.recv(64) == b"READY=1"
+            daemon.terminate()
+            assert systemd.recv(64) == b"STOPPING=1"
+
+
+@as_root
+def test_check_prints_a_table_and_serves_nothing(share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--check", "--inode-file-handles=never")
+    assert done.returncode == 0
+    subjects = [line[8:].split("  ")[0] for line in done.stdout.splitlines()]
+    assert subjects[:3] == ["share", "open files", "sandbox namespace (chosen)"]
+    assert all(line.split()[0] in ("ok", "note", "failed") for line in done.stdout.splitlines())
+
+
+def test_environment_of_python_has_no_effect(share: Path, tmp_path: Path) -> None:
+    (tmp_path / "logging.py").write_text("raise SystemExit('TAKEN')\n")
+    words = [sys.executable, "-c", PROGRAM, "--version"]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONINSPECT": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ferryfsd ")
