@@ -68,8 +68,12 @@ def legacy_settings(line: str) -> Iterator[tuple[str, str, str, str]]:
         elif not equals and name in _LOCKS:
             yield "", written, "", _LOCKS[name]
         else:
-            known = ", ".join([*(f"{each}=" for each in _WITH_VALUE), *_WORDS])
-            raise OptionError(f"-o {part}: is unknown, the -o form has {known}")
+            raise OptionError(f"-o {part}: is unknown, the -o form has {', '.join(known_parts())}")
+
+
+def known_parts() -> list[str]:
+    """Every part that ``-o`` knows, for people."""
+    return [*(f"{each}=" for each in _WITH_VALUE), *_WORDS, *_LOCKS]
 
 
 def split_parts(line: str) -> list[str]:
