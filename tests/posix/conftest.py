@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,26 @@ def bare_directory() -> Iterator[Path]:
 def bare_features(bare_directory: Path) -> frozenset[str]:
     """What the bare directory has."""
     return probe(bare_directory)
+
+
+_differences: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+@pytest.fixture
+def note_difference(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Called with the reason by a test in which a known difference was seen: they are listed at the end of the run."""
+    seen = request.config.stash.setdefault(_differences, Counter())
+
+    def note(reason: str) -> None:
+        seen[reason] += 1
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was expected to fail and did."""
+    seen = config.stash.get(_differences, Counter())
+    if seen:
+        terminalreporter.section("known differences of mounts")
+        for reason, count in seen.most_common():
+            terminalreporter.write_line(f"{count:4} checks: {reason}")

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -32,18 +33,35 @@ def run(check: Check, directory: Path, features: frozenset[str], limit: float = 
     if reason := missing(check.needs, features):
         return Result(check.name, "skipped", reason, 0.0)
     begin = time.monotonic()
-    detail = _in_own_process(check, directory, limit)
+    own = directory / f"check-{check.name}-{os.getpid()}"
+    detail = _in_own_process(lambda: _run_and_remove(check, own), limit)
+    if detail and os.path.lexists(own):
+        # It was killed before it could tidy up.
+        left = _in_own_process(lambda: remove(own), limit)
+        detail += f"\n{own} can't be removed: {left}" if left else ""
     return Result(check.name, "failed" if detail else "passed", detail, time.monotonic() - begin)
 
 
-def _in_own_process(check: Check, directory: Path, limit: float) -> str:
+def _run_and_remove(check: Check, own: Path) -> None:
+    own.mkdir()
+    os.chdir("/")
+    try:
+        check.run(own)
+    finally:
+        os.chdir("/")
+        os.umask(0o022)
+        remove(own)
+
+
+def _in_own_process(function: Callable[[], None], limit: float) -> str:
+    """Why it failed, or nothing."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _child(check, directory, writer)
+        _child(function, writer)
     os.close(writer)
     try:
         report = _read_until(reader, time.monotonic() + limit)
@@ -82,20 +100,12 @@ def _kill_group(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _child(check: Check, directory: Path, report: int) -> NoReturn:
+def _child(function: Callable[[], None], report: int) -> NoReturn:
     os.setpgid(0, 0)
     os.umask(0o022)
     text = ""
-    own = directory / f"check-{check.name}"
     try:
-        own.mkdir()
-        os.chdir("/")
-        try:
-            check.run(own)
-        finally:
-            os.chdir("/")
-            os.umask(0o022)
-            remove(own)
+        function()
     except BaseException as failure:
         text = f"{type(failure).__name__}: {failure}\n{traceback.format_exc()}"
     os.write(report, text.encode(errors="replace")[-REPORT_LIMIT_BYTES:].replace(b"\0", b"?") + b"\0")
@@ -112,38 +122,33 @@ def remove(tree: Path) -> None:
 
 
 def _remove_below(parent: int, name: bytes) -> None:
-    # A loop, not a recursion: each level holds one fd and trees are up to a few hundred levels deep.
-    stack: list[tuple[int, bytes]] = [(os.dup(parent), name)]
-    while stack:
-        at, current = stack[-1]
-        try:
-            os.rmdir(current, dir_fd=at)
-        except NotADirectoryError:
-            os.unlink(current, dir_fd=at)
-        except OSError:
+    # A loop, not a recursion: a level holds one fd, and what is still to be removed in it.
+    levels = [(os.dup(parent), [name])]
+    tried: set[tuple[int, bytes]] = set()
+    while levels:
+        fd, names = levels[-1]
+        if not names:
+            os.close(fd)
+            levels.pop()
+        elif _remove_one(names[-1], fd, final=(fd, names[-1]) in tried):
+            tried.discard((fd, names.pop()))
+        else:
+            tried.add((fd, names[-1]))
             if os.geteuid() != 0:
-                os.chmod(current, 0o700, dir_fd=at)
-            fd = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-            folder = _unlink_files(fd)
-            if folder is None:
-                os.close(fd)
-            else:
-                stack.append((fd, folder))
-            continue
-        os.close(at)
-        stack.pop()
+                os.chmod(names[-1], 0o700, dir_fd=fd)
+            below = os.open(names[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            levels.append((below, [os.fsencode(entry) for entry in os.listdir(below)]))
 
 
-def _unlink_files(fd: int) -> bytes | None:
-    """Removes everything in the directory but its full subdirectories, of which it returns one."""
-    left = None
-    for text in os.listdir(fd):
-        name = os.fsencode(text)
+def _remove_one(name: bytes, parent: int, final: bool) -> bool:
+    """Whether it is gone now; if not, it is a full directory. `final`: it was emptied, and must go."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except (IsADirectoryError, PermissionError):
         try:
-            os.unlink(name, dir_fd=fd)
-        except (IsADirectoryError, PermissionError):
-            try:
-                os.rmdir(name, dir_fd=fd)
-            except OSError:
-                left = name
-    return left
+            os.rmdir(name, dir_fd=parent)
+        except OSError:
+            if final:
+                raise
+            return False
+    return True
