@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from daemon_log import complaints
+from daemons import complaints
 
 START_TIMEOUT_SECONDS: Final = 60.0
 END_TIMEOUT_SECONDS: Final = 30.0

@@ -1,4 +1,4 @@
-"""The checks through the Linux FUSE client, `ferryfs mount` and a daemon: ours, and the reference to see we are fair."""
+"""The checks through the Linux FUSE client, `ferryfs mount` and a daemon: ours, and the reference to be fair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import pytest
 from differences import find, load
@@ -44,15 +44,6 @@ def _runs(configuration: Configuration, name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in configuration.checks)
 
 
-CASES: Final = [
-    pytest.param((daemon, configuration), name, id=f"{daemon}-{configuration.name}-{name}")
-    for daemon, configurations in DAEMONS.items()
-    for configuration in configurations
-    for name in CHECKS
-    if _runs(configuration, name)
-]
-
-
 def _command(daemon: str) -> tuple[str, ...]:
     if daemon == "ferryfsd":
         return own_daemon()
@@ -62,36 +53,48 @@ def _command(daemon: str) -> tuple[str, ...]:
     return command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def mounted(request: pytest.FixtureRequest, bare_directory: Path) -> Iterator[Mounted]:
-    """The mount of one daemon in one configuration, shared by all its checks."""
+    """The mount of a class."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("mounting needs root and /dev/fuse.")
-    daemon, configuration = request.param
     with tempfile.TemporaryDirectory(prefix="m", dir=bare_directory) as scratch:
         os.chmod(scratch, 0o755)
-        with Mounted(_command(daemon), configuration, Path(scratch)) as mount:
+        with Mounted(_command(request.cls.daemon), request.cls.configuration, Path(scratch)) as mount:
             yield mount
 
 
-@pytest.mark.parametrize(("mounted", "name"), CASES, indirect=["mounted"], scope="module")
-def test_mount(
-    mounted: Mounted,
-    name: str,
-    bare_features: frozenset[str],
-    request: pytest.FixtureRequest,
-    note_difference: Callable[[str], None],
-) -> None:
-    daemon, configuration = request.node.callspec.params["mounted"]
-    expected = find(DIFFERENCES, name, daemon, configuration.name)
-    result = run(CHECKS[name], mounted.directory, bare_features)
-    if result.status == "skipped":
-        pytest.skip(result.detail)
-    if expected is None:
-        assert result.status == "passed", result.detail
-    else:
-        assert result.status == "failed", f"{name} passes now: take it out of known_differences.toml."
-        note_difference(expected.reason)
+class OnMount:
+    """The checks on one mount, which is made once for all of them. Each daemon and configuration is a subclass."""
+
+    daemon: ClassVar[str]
+    configuration: ClassVar[Configuration]
+
+    def test(
+        self, mounted: Mounted, name: str, bare_features: frozenset[str], note_difference: Callable[[str], None]
+    ) -> None:
+        """One check."""
+        expected = find(DIFFERENCES, name, self.daemon, self.configuration.name)
+        result = run(CHECKS[name], mounted.directory, bare_features)
+        if result.status == "skipped":
+            pytest.skip(result.detail)
+        if expected is None:
+            assert result.status == "passed", result.detail
+        else:
+            assert result.status == "failed", f"{name} passes now: take it out of known_differences.toml."
+            note_difference(expected.reason)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The checks that run under the configuration of a class."""
+    if metafunc.cls is not None and issubclass(metafunc.cls, OnMount):
+        metafunc.parametrize("name", [name for name in CHECKS if _runs(metafunc.cls.configuration, name)])
+
+
+for one_daemon, configurations in DAEMONS.items():
+    for one in configurations:
+        class_name = f"Test_{one_daemon}_{one.name}"
+        globals()[class_name] = type(class_name, (OnMount,), {"daemon": one_daemon, "configuration": one})
 
 
 def test_every_difference_is_about_something() -> None:
