@@ -12,13 +12,17 @@ FILE = Path(__file__).with_name("known_differences.toml")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Checks, daemons and configurations are patterns; `passing` are checks that the patterns don't mean."""
+    """Checks, daemons and configurations are patterns; `passing` are checks that the patterns don't mean.
+
+    `fatal`: the daemon does not survive the check, which is therefore not run.
+    """
 
     checks: tuple[str, ...]
     reason: str
     daemons: tuple[str, ...] = ("*",)
     configurations: tuple[str, ...] = ("*",)
     passing: tuple[str, ...] = ()
+    fatal: bool = False
 
     def covers(self, check: str, daemon: str, configuration: str) -> bool:
         """Whether this check is to fail there."""
@@ -43,9 +47,12 @@ def load(path: Path = FILE) -> list[Difference]:
         reason = entry.pop("reason", "").strip()
         if not reason:
             raise ValueError(f"{path}: the difference of {entry.get('checks')} has no reason.")
+        fatal = bool(entry.pop("fatal", False))
         if unknown := set(entry) - {"checks", "daemons", "configurations", "passing"}:
             raise ValueError(f"{path}: {sorted(unknown)} means nothing in a difference.")
-        differences.append(Difference(reason=reason, **{key: tuple(value) for key, value in entry.items()}))
+        differences.append(
+            Difference(reason=reason, fatal=fatal, **{key: tuple(value) for key, value in entry.items()})
+        )
     return differences
 
 
