@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("known_differences.toml")
 class Difference:
     """Checks, daemons and configurations are patterns; `passing` are checks that the patterns don't mean.
 
-    `fatal`: the daemon does not survive the check, which is therefore not run.
+    `fatal`: mount or daemon are of no use after the check, which is therefore not run.
     """
 
     checks: tuple[str, ...]
