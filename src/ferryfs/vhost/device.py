@@ -27,6 +27,7 @@ from ferryfs.vhost.session import (
     SetVringNum,
     StopVring,
 )
+from ferryfs.vhost.sharing import SharingCheck
 from ferryfs.wire.vhost_user import STATE_REPLY_NO_FD, Request
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class DeviceControl:
         self.migration = migration
         # Held for the front-end's sake, which takes its end as broken otherwise; nothing is sent on it.
         self._channel = -1
+        self._sharing = SharingCheck()
 
     def close(self) -> None:
         """End everything that belongs to the connection. Idempotent."""
@@ -80,6 +82,7 @@ class DeviceControl:
             self.migration.close()
         self.device.close()
         self._set_channel(-1)
+        self._sharing.close()
 
     def carry_out(self, action: Action) -> Outcome:
         """Do it. Raises FrontendError where the front-end's values can't be, with one sentence."""
@@ -92,8 +95,12 @@ class DeviceControl:
                     self.migration.log_all(on)
             case SetMemTable(regions, fds):
                 device.set_mem_table([(*region, fd) for region, fd in zip(regions, fds, strict=True)])
+                self._sharing.clear()
+                for region, fd in zip(regions, fds, strict=True):
+                    self._sharing.add(region, fd)
             case AddMemRegion(region, fd):
                 device.add_mem_region((*region, fd))
+                self._sharing.add(region, fd)
             case RemoveMemRegion(region):
                 device.remove_mem_region(region.guest_addr, region.size, region.user_addr)
             case SetLog(area, fd):
@@ -107,6 +114,8 @@ class DeviceControl:
             case SetVringFd(request, ring, fd):
                 self._set_vring_fd(request, ring, fd)
             case EnableVring(ring, on):
+                if on and (sentence := self._sharing.conclude()):
+                    _LOG.error("%s", sentence)
                 device.set_vring_enable(ring, on)
             case StopVring(ring):
                 return Outcome(device.get_vring_base(ring))

@@ -138,6 +138,18 @@ def test_log(control: DeviceControl) -> None:
     os.close(write_end)
 
 
+def test_memory_that_a_guest_does_not_share_is_told_of_once(
+    control: DeviceControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    with memory(512) as fd:
+        os.pwrite(fd, bytes(512 * PAGE), 0)
+        control.carry_out(s.AddMemRegion(REGION._replace(size=512 * PAGE), fd))
+    for on in (False, True, True):
+        control.carry_out(s.EnableVring(1, on))
+    assert len(caplog.messages) == 1
+    assert "nothing but zeros" in caplog.text
+
+
 # --- rings
 
 
