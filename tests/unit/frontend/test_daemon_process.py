@@ -68,9 +68,10 @@ def test_anothers_socket_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    with running("sh -c 'echo no such share >&2; exit 3'", tmp_path / "socket") as (daemon, _):
-        with pytest.raises(SetupError, match=r"^The daemon sh ended with status 3, saying: no such share\.$"):
-            daemon.connect()
+    sentence = r"^The daemon sh ended with status 3, saying: no such share\.$"
+    command = "sh -c 'echo no such share >&2; exit 3'"
+    with running(command, tmp_path / "socket") as (daemon, _), pytest.raises(SetupError, match=sentence):
+        daemon.connect()
 
 
 def test_a_daemon_that_stays_is_ended(tmp_path: Path) -> None:
