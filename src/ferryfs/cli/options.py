@@ -405,15 +405,6 @@ class Options:
         "How long the destination searches for files that moved",
         ours=True,
     )
-    migration_restore: str | None = _value(
-        None,
-        values.path,
-        "FILE",
-        MIGRATION,
-        "Serve from the state in FILE, as 'ferryfs save' wrote it, instead of a fresh one",
-        ours=True,
-    )
-
     log_level: LogLevel = _value(
         LogLevel.INFO,
         values.choice(LogLevel),
