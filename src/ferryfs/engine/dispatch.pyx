@@ -1,6 +1,6 @@
 """From a chain to an answer, by one table. Knows no transport: what is under the chain, and who is told, is the worker's business."""
 
-from libc.errno cimport EINVAL, EIO, ENOSYS
+from libc.errno cimport EINVAL, EIO, EMFILE, ENFILE, ENOSYS
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -172,6 +172,9 @@ cdef uint32_t serve(Request *request) noexcept nogil:
             return 0
     if writable < OUT_HEADER:
         return 0
+    # EMFILE would tell the guest's process that it has too many files open itself.
+    if result == -EMFILE:
+        result = -ENFILE
     if result < 0:
         if request.touched < request.reply_length + OUT_HEADER:
             request.touched = request.reply_length + OUT_HEADER
