@@ -70,21 +70,24 @@ cdef enum:
 # ---- announcing ------------------------------------------------------------------------------------------------------------
 
 
-cdef void announce(Ring *ring) noexcept nogil:
-    """Tells the guest of the answers it has not been told of, if it wants to know; under the ring's lock."""
+cdef void signal_eventfd(int fd, bint may_block) noexcept nogil:
+    """Raises a front-end's eventfd. One that it let run full is left as it is: it says already what we have to say."""
     cdef uint64_t one = 1
     cdef pollfd full
-    ring.unannounced = 0
-    if not ring.attached or not queue_should_notify(&ring.queue) or ring.call_fd < 0:
-        return
-    if ring.call_may_block:
-        # A front-end that lets its own eventfd run full loses an interrupt that it has not looked at anyway.
-        full.fd = ring.call_fd
+    if may_block:
+        full.fd = fd
         full.events = POLLOUT
         full.revents = 0
         if poll(&full, 1, 0) <= 0 or not full.revents & POLLOUT:
             return
-    write(ring.call_fd, &one, 8)
+    write(fd, &one, 8)
+
+
+cdef void announce(Ring *ring) noexcept nogil:
+    """Tells the guest of the answers it has not been told of, if it wants to know; under the ring's lock."""
+    ring.unannounced = 0
+    if ring.attached and queue_should_notify(&ring.queue) and ring.call_fd >= 0:
+        signal_eventfd(ring.call_fd, ring.call_may_block)
 
 
 # ---- the pool --------------------------------------------------------------------------------------------------------------
@@ -214,11 +217,10 @@ cdef void serve_one(Ring *ring, Worker *worker) noexcept nogil:
 
 cdef void break_ring(Ring *ring) noexcept nogil:
     """Stops a ring that makes no sense, and it alone; under its lock."""
-    cdef uint64_t one = 1
     ring.broken = True
     event_post(&ring.pool.server.events, EVENT_BROKEN_RING, ring.index, 0, "")
     if ring.err_fd >= 0:
-        write(ring.err_fd, &one, 8)
+        signal_eventfd(ring.err_fd, True)
 
 
 cdef void rest(Ring *ring) noexcept nogil:

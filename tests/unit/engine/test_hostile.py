@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engine_calls import CALLS, CONTENT, FS_IOC_FSGETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, groups, prepare
 from engine_guest import Call, Guest
 
 from ferryfs.passthrough.config import IdRange as Ids
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import Op
-
-from .calls import CALLS, CONTENT, FS_IOC_FSGETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, groups, prepare
 
 TOP = 1 << 64
 

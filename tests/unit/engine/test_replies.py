@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine_calls import CALLS, CONTENT, prepare
 from engine_guest import HIPRIO, Call, Guest
 
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.wire.fuse import IN_HEADER, OUT_HEADER, Op
-
-from .calls import CALLS, CONTENT, prepare
 
 
 @pytest.fixture
