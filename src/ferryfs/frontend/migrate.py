@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ferryfs.errors import FerryError, OptionError, PeerError, StateError
+from ferryfs.errors import OptionError, PeerError, StateError
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VhostUserClient
 from ferryfs.frontend.control import Answer
@@ -96,7 +96,8 @@ class Mover:
                 phases.done("load")
                 target.introduce()
                 target.start(bases)
-            except FerryError:
+            except BaseException:
+                # Whatever it was: without this nobody would serve the kernel any more.
                 self._resume(source, bases)
                 raise
         except BaseException:
