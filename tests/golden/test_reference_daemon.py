@@ -71,7 +71,7 @@ def trailer_for(found: state.State) -> list[Record]:
         Negotiated(7, 38, 1 << 40, 1 << 20, 1 << 17, 256, 1, ("xattr",)),
         Mounts(()),
         *(
-            Unlinked(inode.id, 0o100644, 0, 0, 0, 10, 0, 0, False, b"", ())
+            Unlinked(inode.id, 0, 0o100644, 0, 0, 0, 10, 0, 0, False, b"", ())
             for inode in state.body(found).inodes
             if inode.id == 9
         ),
@@ -121,7 +121,7 @@ def test_a_name_that_is_not_utf8_is_invalid_there(version: str, share: Path) -> 
     """With guest-error, what only our trailer can name is lost at virtiofsd, and nothing else is."""
     found = by_hand(share)
     v1 = replace(found.v1, inodes=(*found.v1.inodes, Inode(20, 1, Invalid(), None)), next_inode=21)
-    records = [Names((Name(20, 1, b"caf\xe9"),)), LostInodes((Lost(20, 2, "a name that is not UTF-8"),))]
+    records = [Names((Name(20, 1, b"caf\xe9"),)), LostInodes((Lost(20, 0, 2, "a name that is not UTF-8"),))]
     data = b"".join(stream.save(replace(found, v1=v1), records))
     with running(version, share, OPENS_HANDLES) as peer:
         assert not peer.load(data), "on-error is abort by default"

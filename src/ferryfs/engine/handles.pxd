@@ -11,6 +11,7 @@ cdef enum:
     HANDLE_DIR = 1
     HANDLE_RELEASED = 2         # the guest has released it; it goes with its last user
     HANDLE_INVALID = 4          # lost in a migration: every access answers `error`
+    HANDLE_USED = 8             # not a free slot (virtiofsd hands out fh 0, so the number does not tell)
 
 
 # An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
@@ -31,7 +32,7 @@ cdef struct DirStream:
 
 # Guarded by HandleTable.lock, but for fd, inode, dir and id, which never change while it is used.
 cdef struct Handle:
-    uint64_t id                 # fh; 0: a free slot (then `users` is the next free one)
+    uint64_t id                 # fh. In a free slot `users` is the next free one
     Inode *inode                # counted there as one of its opens
     DirStream *dir              # of a directory
     int fd
@@ -61,3 +62,7 @@ cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noe
 cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil
 cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
+
+# For the migration, under the lock.
+cdef uint32_t take_slot(HandleTable *table) noexcept nogil
+cdef void free_slot(HandleTable *table, uint32_t slot) noexcept nogil

@@ -97,7 +97,7 @@ cdef int handle_add(
     handle.fd = fd
     handle.flags = flags
     handle.users = 0
-    handle.state = HANDLE_DIR if directory else 0
+    handle.state = HANDLE_USED | (HANDLE_DIR if directory else 0)
     handle.error = 0
     id[0] = handle.id
     inode_opened(inodes, inode)
@@ -171,7 +171,7 @@ cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept no
         return NULL
     pthread_mutex_lock(&table.lock)
     for slot in range(table.slots):
-        if slot_at(table, slot).id and slot_at(table, slot).inode == inode and slot_at(table, slot).fd >= 0:
+        if slot_at(table, slot).state & HANDLE_USED and slot_at(table, slot).inode == inode and slot_at(table, slot).fd >= 0:
             if not slot_at(table, slot).state & HANDLE_RELEASED:
                 handle = slot_at(table, slot)
                 handle.users += 1
@@ -202,7 +202,7 @@ cdef void handles_clear(HandleTable *table, InodeTable *inodes) noexcept nogil:
         if slot >= table.slots:
             pthread_mutex_unlock(&table.lock)
             return
-        if slot_at(table, slot).id and not slot_at(table, slot).state & HANDLE_RELEASED:
+        if slot_at(table, slot).state & HANDLE_USED and not slot_at(table, slot).state & HANDLE_RELEASED:
             slot_at(table, slot).state |= HANDLE_RELEASED
             if slot_at(table, slot).users == 0:
                 drop(table, inodes, slot)

@@ -107,6 +107,19 @@ cdef void fds_release(InodeTable *table) noexcept nogil
 cdef int fds_shrink(InodeTable *table) noexcept nogil
 
 
+# For the migration, which writes the table to a stream and fills it from one. All but mount_of under the lock.
+cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t mode) noexcept nogil
+cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil
+cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil
+cdef uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil
+cdef uint32_t take_slot(InodeTable *table) noexcept nogil
+cdef int fill_slot(
+    InodeTable *table, uint32_t slot, const Identity *identity, int mount, uint16_t mode, uint64_t id
+) noexcept nogil
+cdef void set_hint(Inode *inode, uint64_t parent, const char *name) noexcept nogil
+cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil
+
+
 cdef inline const uint8_t *inode_handle(const Inode *inode) noexcept nogil:
     """The bytes of its file handle; handle_size says how many (0: none)."""
     if inode.handle_size <= INLINE_HANDLE:

@@ -7,7 +7,7 @@ any of them may take long. Compiled rather than by ctypes, which can't be loaded
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import os
@@ -72,6 +72,7 @@ cdef extern from *:
     const int FERRY_HANDLE_BYTES
     const unsigned long FERRY_GETFSUUID
     const long SYS_openat2
+    const long SYS_getdents64
     struct ferry_fsuuid:
         uint8_t len
         uint8_t uuid[16]
@@ -224,3 +225,36 @@ def openat2(int dir_fd, bytes path, uint64_t flags, uint64_t resolve):
     if fd < 0:
         raise failure(path)
     return <int>fd
+
+
+def read_directory(int fd, size_t most_bytes):
+    """getdents64(2) from where ``fd`` stands to the end: [(offset behind it, inode number, kind, name)], "." and ".." too.
+
+    Stops after ``most_bytes`` of entries as the kernel has them: then the list is not complete, and None is returned.
+    """
+    cdef char buffer[32768]
+    cdef long got
+    cdef long at
+    cdef uint64_t ino = 0
+    cdef int64_t following = 0
+    cdef uint16_t length = 0
+    cdef size_t total = 0
+    entries = []
+    while True:
+        with nogil:
+            got = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))
+        if got < 0:
+            raise failure(None)
+        if got == 0:
+            return entries
+        total += got
+        if total > most_bytes:
+            return None
+        at = 0
+        while at < got:
+            # SAFETY: the kernel writes whole records; d_reclen leads from one to the next, up to `got`.
+            memcpy(&ino, buffer + at, 8)
+            memcpy(&following, buffer + at + 8, 8)
+            memcpy(&length, buffer + at + 16, 2)
+            entries.append((<uint64_t>following, ino, <uint8_t>buffer[at + 18], <bytes>(buffer + at + 19)))
+            at += length

@@ -25,6 +25,8 @@ from typing import Final
 from ferryfs.errors import StateError
 from ferryfs.migration.state import (
     MAX_FILE_HANDLE_BYTES,
+    ROOT_ID,
+    Inode,
     Invalid,
     Path,
     State,
@@ -187,7 +189,7 @@ def validate(trailer: Trailer, state: State) -> Trailer:
             case InodeIdentities():
                 _check_identities(record, mount_count)
             case Unlinked(inode=inode):
-                if inode not in inodes or inode in unlinked:
+                if inode in unlinked or not _belongs(inode, record.refcount, inodes, state):
                     raise StateError(f"the trailer has an unlinked file {inode}, which the state has not, or has twice")
                 if any(not name or b"\0" in name for name, _ in record.xattrs) or b"\0" in record.target:
                     raise StateError(f"the trailer's unlinked file {inode} has a name that is empty or contains a NUL")
@@ -216,10 +218,19 @@ def validate(trailer: Trailer, state: State) -> Trailer:
                             f"{fault or 'has none to be given'}"
                         )
             case LostInodes(lost):
-                if any(one.inode not in inodes for one in lost):
+                if any(not _belongs(one.inode, one.refcount, inodes, state) for one in lost):
                     raise StateError("the trailer gives a reason for a lost inode that the state has not")
     _check_name_loops(trailer, state)
     return trailer
+
+
+def _belongs(inode: int, refcount: int, inodes: dict[int, Inode], state: State) -> bool:
+    """Whether a record may speak of this inode: one of the state, or one of its own number that only the trailer
+    has.
+    """
+    if refcount == 0:
+        return inode in inodes
+    return inode not in inodes and ROOT_ID < inode < body(state).next_inode
 
 
 def _check_handle_bytes(length: int) -> None:

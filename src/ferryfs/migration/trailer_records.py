@@ -156,6 +156,8 @@ class Unlinked:
     """
 
     inode: int
+    # 0 when the inode is in the state. Else it is not, as virtiofsd would refuse it, and has this lookup count.
+    refcount: int
     # ``st_mode`` with the file type.
     mode: int
     uid: int
@@ -172,6 +174,7 @@ class Unlinked:
 
     def write(self, writer: Writer) -> None:
         writer.u64(self.inode)
+        writer.u64(self.refcount)
         writer.u32(self.mode)
         writer.u32(self.uid)
         writer.u32(self.gid)
@@ -188,7 +191,7 @@ class Unlinked:
 
     @classmethod
     def read(cls, reader: Reader) -> Unlinked:
-        inode = reader.u64("an inode number")
+        inode, refcount = reader.u64("an inode number"), reader.u64("a lookup count")
         mode, uid, gid = (reader.u32(what) for what in ("a mode", "a user id", "a group id"))
         rdev, size = reader.u64("a device number"), reader.u64("a size")
         atime, mtime = reader.i64("an access time"), reader.i64("a modification time")
@@ -199,7 +202,7 @@ class Unlinked:
             (reader.byte_string("an attribute's name"), reader.byte_string("an attribute's value"))
             for _ in range(count)
         )
-        return cls(inode, mode, uid, gid, rdev, size, atime, mtime, has_content, target, xattrs)
+        return cls(inode, refcount, mode, uid, gid, rdev, size, atime, mtime, has_content, target, xattrs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,8 @@ class Lost:
     """
 
     inode: int
+    # As in Unlinked.
+    refcount: int
     # What each access answers.
     errno: int
     reason: str
@@ -332,15 +337,21 @@ class LostInodes:
         writer.u64(len(self.inodes))
         for lost in self.inodes:
             writer.u64(lost.inode)
+            writer.u64(lost.refcount)
             writer.u32(lost.errno)
             writer.string(lost.reason)
 
     @classmethod
     def read(cls, reader: Reader) -> LostInodes:
-        count = reader.count(3, "lost inodes")
+        count = reader.count(4, "lost inodes")
         return cls(
             tuple(
-                Lost(reader.u64("an inode number"), reader.u32("an errno"), reader.string("a reason"))
+                Lost(
+                    reader.u64("an inode number"),
+                    reader.u64("a lookup count"),
+                    reader.u32("an errno"),
+                    reader.string("a reason"),
+                )
                 for _ in range(count)
             )
         )

@@ -88,10 +88,12 @@ RECORDS: tuple[Record, ...] = (
     Negotiated(7, 39, 0x8_4844_F829, 1 << 20, 1 << 17, 256, 1, ("xattr", "announce-submounts")),
     IDENTITIES,
     HalfRead(2, 17, (DirectoryEntry(1 << 62, 99, 8, b"caf\xe9"), DirectoryEntry(1 << 63, 1, 4, b"..")), True),
-    Unlinked(7, 0o100644, 1000, 100, 0, 1 << 40, -5, 1_700_000_000_000_000_000, True, b"", ((b"user.a", b"\0\xff"),)),
+    Unlinked(
+        7, 0, 0o100644, 1000, 100, 0, 1 << 40, -5, 1_700_000_000_000_000_000, True, b"", ((b"user.a", b"\0\xff"),)
+    ),
     Content(7, 0, b"beginning"),
     Content(7, (1 << 40) - 3, b"end"),
-    Unlinked(8, 0o40755, 0, 0, 0, 0, 0, 0, False, b"", ()),
+    Unlinked(99, 5, 0o40755, 0, 0, 0, 0, 0, 0, False, b"", ()),
     Names((Name(5, 2, b"caf\xe9"), Name(6, 0, b"dir/\xff/x"))),
-    LostInodes((Lost(8, 5, "outside the share"),)),
+    LostInodes((Lost(8, 0, 5, "outside the share"),)),
 )

@@ -1,0 +1,390 @@
+"""The source's part of a migration: locate what the guest holds, then write it down.
+
+``collect`` runs in the background while the guest works on; what it finds stays in the inode table as the place where
+each inode was last seen. ``save`` runs when the guest is stopped: it looks at each inode once more, because this may
+have happened:
+
+1. ``collect`` finds inode 7 as "a" in directory 3;
+2. the guest, or somebody on the host, renames it to "b", and makes another "a";
+3. the state says 3/"a", and the destination opens the wrong file.
+
+So nothing is believed that was not checked in the stopped phase; collecting makes the check succeed at the first try.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from ferryfs.migration import _syscalls, codec, trailer, unlinked
+from ferryfs.migration.collect import locate
+from ferryfs.migration.collect.locate import Findings
+from ferryfs.migration.live_source import LiveSource
+from ferryfs.migration.share import Share, reason_of
+from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, HandleShape, InodeIdentities
+from ferryfs.migration.trailer_records import (
+    DirectoryEntry,
+    HalfRead,
+    Lost,
+    LostInodes,
+    Mount,
+    Mounts,
+    Name,
+    Names,
+    Negotiated,
+    Record,
+    Unlinked,
+)
+from ferryfs.passthrough.config import MigrationConfig, MigrationMode, StreamVersion
+from ferryfs.passthrough.config import Unlinked as UnlinkedMode
+from ferryfs.wire.postcard import Writer
+
+_LOG = logging.getLogger("ferryfs.migration")
+
+# INIT flags (linux/fuse.h) that the state's options stand for.
+WRITEBACK_CACHE: Final = 1 << 16
+POSIX_ACL: Final = 1 << 20
+SUBMOUNTS: Final = 1 << 27
+CREATE_SUPP_GROUP: Final = 1 << 34
+
+# A half-read directory that is larger does not travel: the guest goes on at the host's own offsets.
+HALF_READ_BYTES: Final = 64 << 20
+# How many names of a kind a log line has.
+NAMED: Final = 5
+MAX_PAGES: Final = 256
+_NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+
+
+class Capture:
+    """One migration's source side."""
+
+    def __init__(self, live: LiveSource, config: MigrationConfig, share: Share, options: tuple[str, ...]) -> None:
+        """``options``: long names of the switches that the guest relies on."""
+        self._live = live
+        self._config = config
+        self._share = share
+        self._options = options
+        self._by_handle = config.mode is MigrationMode.FILE_HANDLES
+
+    def collect(self, cancelled: Callable[[], bool]) -> None:
+        """Locates everything while the guest works on. Ends early when it is cancelled."""
+        started = time.monotonic()
+        if self._by_handle or not self._live.session()[0]:
+            return
+        self._live.begin()
+        if locate.check(self._live, 1, cancelled):
+            findings = locate.find(self._live, self._share, cancelled)
+            _LOG.info(
+                "Migration: %d inodes looked at in %.1f s while the guest works on; %d are not in a directory that it "
+                "holds, %d have no name left.",
+                self._live.slots,
+                time.monotonic() - started,
+                len(findings.paths),
+                len(findings.unlinked),
+            )
+
+    def save(self, cancelled: Callable[[], bool]) -> Iterator[bytes | memoryview]:
+        """The stream, in pieces; the guest is stopped. Raises StateError, OSError."""
+        started = time.monotonic()
+        ready = self._live.session()[0]
+        if not ready:
+            yield from self._empty()
+            return
+        self._live.begin()
+        locate.check(self._live, os.cpu_count() or 1, cancelled)
+        findings = locate.find(self._live, self._share, cancelled)
+        located = time.monotonic()
+        files = self._live.open_files()
+        lost, dead = self._sort_out(findings, files)
+        mounts = self._mounts()
+        state = self._state(findings, mounts)
+        yield from trailer.write([state], self._records(findings, files, mounts, lost, dead))
+        _LOG.info(
+            "Migration: the state is written: %.0f ms to locate %d inodes, %.0f ms to write.",
+            1000 * (located - started),
+            self._live.slots,
+            1000 * (time.monotonic() - located),
+        )
+
+    # ---- the state
+    # -------------------------------------------------------------------------------------------------------
+
+    def _version(self) -> int:
+        return codec.VERSION_1 if self._config.stream is StreamVersion.V1 else codec.VERSION_2
+
+    def _empty(self) -> Iterator[bytes | memoryview]:
+        """The state of a guest that has not mounted the share."""
+        next_inode, next_handle = self._live.next_ids()
+        writer = Writer()
+        writer.u32(self._version())
+        writer.u64(0)
+        writer.u64(max(next_inode, 2))
+        writer.u64(0)
+        writer.u64(next_handle)
+        for _ in range(4):
+            writer.boolean(False)
+        if self._version() == codec.VERSION_2:
+            writer.u64(0)
+        yield writer.getvalue()
+
+    def _state(self, findings: Findings, mounts: dict[int, bytes]) -> bytes:
+        others: dict[int, bytes] = {}
+        for number, path in findings.paths.items():
+            with suppress(UnicodeDecodeError):
+                location = Writer()
+                location.u32(codec.LOCATION_FULL_PATH)
+                location.string(path.decode("utf-8"))
+                others[number] = location.getvalue()
+        named = {mount: path for mount, path in mounts.items() if _is_utf8(path)} if self._by_handle else {}
+        writer = Writer()
+        writer.u32(self._version())
+        writer.raw(
+            self._live.encode_inodes(
+                {} if self._by_handle else others,
+                self._by_handle,
+                set(named),
+                self._config.verify_handles,
+                self._by_handle,
+                True,
+            )
+        )
+        next_inode, next_handle = self._live.next_ids()
+        writer.u64(next_inode)
+        files = self._live.open_files()
+        writer.u64(len(files))
+        for handle, inode, flags, *_ in files:
+            writer.u64(handle)
+            writer.u64(inode)
+            writer.u32(codec.SOURCE_OPEN_INODE)
+            writer.i32(flags & ~_NOT_REOPENED)
+        writer.u64(next_handle)
+        init_flags = self._live.session()[3]
+        for flag in (WRITEBACK_CACHE, SUBMOUNTS, POSIX_ACL, CREATE_SUPP_GROUP):
+            writer.boolean(bool(init_flags & flag))
+        if self._version() == codec.VERSION_2:
+            writer.u64(len(named))
+            for mount, path in named.items():
+                writer.u64(mount)
+                writer.string(path.decode("utf-8"))
+        return writer.getvalue()
+
+    def _mounts(self) -> dict[int, bytes]:
+        """Path of each mount in the share by the id that the table has for it, the share's own first."""
+        found: dict[int, bytes] = {}
+        for path in self._share.mounts():
+            with suppress(OSError):
+                fd = os.dup(self._share.root_fd) if path == b"." else self._share.open(path)
+                try:
+                    found.setdefault(self._live.mount_id(fd), path)
+                finally:
+                    os.close(fd)
+        return found
+
+    # ---- what could not be located
+    # ---------------------------------------------------------------------------------------
+
+    def _sort_out(
+        self, findings: Findings, files: list[tuple[int, int, int, int, int, bool, int]]
+    ) -> tuple[list[Lost], set[int]]:
+        """Logs what is lost; (what is lost, unlinked inodes that nothing has open and that the state leaves out)."""
+        opened = {inode for _, inode, *_ in files}
+        lost: list[Lost] = []
+        dead: set[int] = set()
+        for number in sorted(findings.unlinked):
+            if number not in opened and not self._by_handle and self._live.leave_out(number):
+                dead.add(number)
+        for number, (code, reason) in sorted(findings.lost.items()):
+            if code in (errno.ESTALE, errno.ENOENT) and number not in opened and self._live.leave_out(number):
+                refcount = self._live.facts(number)[2]
+                lost.append(Lost(number, refcount, errno.ESTALE, reason))
+            else:
+                lost.append(Lost(number, 0, code, reason))
+        for number, code, _, _ in self._live.lost_before():
+            lost.append(Lost(number, 0, code, "an earlier migration has lost it"))
+        self._log_lost([one for one in lost if one.refcount == 0])
+        return lost, dead
+
+    def _log_lost(self, lost: list[Lost]) -> None:
+        """One line a cause."""
+        causes: dict[str, list[int]] = {}
+        for one in lost:
+            causes.setdefault(one.reason, []).append(one.inode)
+        for reason, numbers in causes.items():
+            names = ", ".join(self._name(number) for number in numbers[:NAMED])
+            more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+            _LOG.warning("Migration: can't be located, because %s: %s%s.", reason, names, more)
+
+    def _name(self, number: int) -> str:
+        with suppress(KeyError):
+            name = self._live.where(number)[1]
+            if name:
+                return f"inode {number} ({os.fsdecode(name)!r})"
+        return f"inode {number}"
+
+    # ---- the trailer
+    # -----------------------------------------------------------------------------------------------------
+
+    def _records(
+        self,
+        findings: Findings,
+        files: list[tuple[int, int, int, int, int, bool, int]],
+        mounts: dict[int, bytes],
+        lost: list[Lost],
+        dead: set[int],
+    ) -> Iterator[Record]:
+        _, major, minor, flags, max_readahead, max_write = self._live.session()
+        yield Negotiated(major, minor, flags, max_write, max_readahead, MAX_PAGES, 1, self._options)
+        listed = self._mount_records(mounts)
+        if listed:
+            yield Mounts(tuple(listed))
+        known = [mount.mount_id for mount in listed]
+        for columns in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD):
+            yield _identities(columns)
+        names = [Name(*found) for found in self._live.odd_names()]
+        names += [Name(number, 0, path) for number, path in findings.paths.items() if not _is_utf8(path)]
+        names += [Name(number, parent, name) for number, _, parent, name in self._live.lost_before() if name and parent]
+        if names:
+            yield Names(tuple(names))
+        lost = list(lost)
+        yield from self._half_read(files)
+        yield from self._unlinked(findings, files, dead, lost)
+        if lost:
+            yield LostInodes(tuple(lost))
+
+    def _mount_records(self, mounts: dict[int, bytes]) -> list[Mount]:
+        listed: list[Mount] = []
+        for number, path in mounts.items():
+            with suppress(OSError):
+                fd = os.dup(self._share.root_fd) if path == b"." else self._share.open(path)
+                try:
+                    found = self._share.identity_of(fd)
+                finally:
+                    os.close(fd)
+                if found is not None and (listed or path == b"."):
+                    listed.append(Mount(number, path, found))
+        return listed
+
+    def _half_read(self, files: list[tuple[int, int, int, int, int, bool, int]]) -> Iterator[Record]:
+        for handle, _, _, fd, _, directory, position in files:
+            if not directory or fd < 0:
+                continue
+            carried = self._live.carried(handle)
+            if carried:
+                start, rest = carried[0][0], carried[1:]
+            elif position != 0:
+                start, rest = 0, self._entries(fd)
+            else:
+                continue
+            if rest:
+                yield HalfRead(handle, start, tuple(DirectoryEntry(*entry) for entry in rest), True)
+
+    @staticmethod
+    def _entries(fd: int) -> list[tuple[int, int, int, bytes]]:
+        """The whole directory: the guest may go on at any offset that it was ever given."""
+        with suppress(OSError):
+            again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                return _syscalls.read_directory(again, HALF_READ_BYTES) or []
+            finally:
+                os.close(again)
+        return []
+
+    def _carries(self) -> bool:
+        chosen = self._config.unlinked
+        if chosen is None:
+            return not self._by_handle
+        return chosen is UnlinkedMode.CARRY
+
+    def _unlinked(
+        self,
+        findings: Findings,
+        files: list[tuple[int, int, int, int, int, bool, int]],
+        dead: set[int],
+        lost: list[Lost],
+    ) -> Iterator[Record]:
+        """Content of those that are open, attributes of the others; what can't travel is added to ``lost``."""
+        started = time.monotonic()
+        budget = self._config.unlinked_limit
+        opened: dict[int, int] = {}
+        for _, inode, _, fd, *_ in files:
+            if fd >= 0:
+                opened.setdefault(inode, fd)
+        carried = 0
+        for number in sorted(findings.unlinked):
+            if number in dead:
+                with suppress(KeyError, OSError):
+                    yield self._attributes(number, self._live.facts(number)[2])
+                continue
+            if not self._carries():
+                if not self._by_handle:
+                    lost.append(Lost(number, 0, errno.ENOENT, "its last name is gone (--migration-unlinked=lost)"))
+                continue
+            try:
+                if number not in opened or not stat.S_ISREG(os.fstat(opened[number]).st_mode):
+                    yield self._attributes(number, 0)
+                    continue
+                fd = self._share.reopen(opened[number], os.O_RDONLY | os.O_NONBLOCK)
+            except (KeyError, OSError) as error:
+                reason = reason_of(error) if isinstance(error, OSError) else "it is gone"
+                lost.append(Lost(number, 0, errno.EIO, reason))
+                continue
+            try:
+                cost = unlinked.content_bytes(fd)
+                if carried + cost > budget:
+                    reason = "its last name is gone and its content exceeds --migration-unlinked-limit"
+                    lost.append(Lost(number, 0, errno.ENOENT, reason))
+                    self._log_lost(lost[-1:])
+                    continue
+                carried += cost
+                record = unlinked.attributes(fd, number, 0, True)
+                yield record
+                yield from unlinked.contents(fd, record)
+            finally:
+                os.close(fd)
+        if carried:
+            _LOG.info(
+                "Migration: %d bytes of unlinked files carried in %.0f ms.",
+                carried,
+                1000 * (time.monotonic() - started),
+            )
+
+    def _attributes(self, number: int, refcount: int) -> Unlinked:
+        fd = self._live.open(number)
+        try:
+            return unlinked.attributes(fd, number, refcount, False)
+        finally:
+            os.close(fd)
+
+
+def _identities(
+    columns: tuple[
+        list[tuple[int, int, int, bool]],
+        array[int],
+        bytes,
+        bytes,
+        array[int],
+        array[int],
+        array[int],
+        array[int],
+        bytes,
+        bytes,
+    ],
+) -> InodeIdentities:
+    shapes, ids, shape_of, kinds, sizes, mtimes, parents, lengths, names, handles = columns
+    listed = tuple(HandleShape(*shape) for shape in shapes)
+    return InodeIdentities(listed, ids, shape_of, kinds, sizes, mtimes, parents, lengths, names, handles)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

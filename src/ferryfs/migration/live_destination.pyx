@@ -1,0 +1,286 @@
+"""Filling a device's tables from a state: inodes under the numbers that the guest knows them by, open files, the session.
+
+For a device whose rings are stopped. Every inode that is restored is pinned until ``finish`` or ``clear``, so that directories
+which only lead to others stay as long as they are needed and not longer.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset, strdup
+
+import os
+from array import array
+
+from ferryfs.engine.device cimport Device
+from ferryfs.engine.handles cimport (
+    HANDLE_CHUNK, HANDLE_DIR, HANDLE_INVALID, HANDLE_USED, CarriedEntry, DirStream, Handle, HandleTable, free_slot, take_slot,
+)
+from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
+from ferryfs.engine.inodes cimport (
+    CHUNK, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release, fds_reserve, fill_slot,
+    find_slot, identify, identify_stat, inode_fd, inode_handle, inode_open, inode_opened, inode_put, mount_of, set_hint,
+)
+from ferryfs.engine.inodes cimport take_slot as take_inode_slot
+from ferryfs.engine.ops_open cimport host_flags
+from ferryfs.engine.ops_session cimport session_end, wanted
+from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close, openat
+from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+
+
+cdef object failure(int result):
+    return OSError(result, os.strerror(result))
+
+
+cdef class LiveDestination:
+    """The tables of a device that a state is loaded into."""
+
+    cdef Device device
+    cdef InodeTable *table
+    cdef HandleTable *handles
+    cdef object pinned
+
+    def __cinit__(self, Device device):
+        self.device = device
+        self.table = &device.server.inodes
+        self.handles = &device.server.handles
+        self.pinned = array("Q")
+
+    cdef Inode *_at(self, uint32_t slot) noexcept nogil:
+        return &self.table.chunks[slot // CHUNK][slot % CHUNK]
+
+    cdef Inode *_inode(self, uint64_t id) except NULL:
+        """A restored inode (or the root): it stays while this object has it pinned. Raises KeyError."""
+        cdef Inode *inode = NULL
+        cdef uint32_t slot
+        pthread_mutex_lock(&self.table.lock)
+        slot = find_slot(self.table, id)
+        if slot != INDEX_NONE:
+            inode = self._at(slot)
+        pthread_mutex_unlock(&self.table.lock)
+        if inode == NULL:
+            raise KeyError(id)
+        return inode
+
+    def clear(self):
+        """Drops everything: before a load, and after one that failed."""
+        self._unpin()
+        with nogil:
+            session_end(&self.device.server)
+
+    def restore(self, uint64_t id, uint64_t lookups, int fd, uint64_t parent, bytes name):
+        """Files what ``fd`` (O_PATH; taken over) is under ``id``. Raises OSError."""
+        cdef Identity identity
+        cdef const char *hint = name
+        cdef bint hinted = len(name) > 0
+        cdef int result
+        with nogil:
+            result = self._restore(&identity, id, lookups, fd, parent, hint, hinted)
+        if result < 0:
+            raise failure(-result)
+        self.pinned.append(id)
+
+    cdef int _restore(
+        self, Identity *identity, uint64_t id, uint64_t lookups, int fd, uint64_t parent, const char *name, bint hinted
+    ) noexcept nogil:
+        cdef Inode *inode
+        cdef uint16_t mode = 0
+        cdef uint32_t slot = 0
+        cdef int mount
+        cdef int result = identify(self.table, fd, "", AT_EMPTY_PATH, identity)
+        if result == 0:
+            result = identify_stat(self.table, fd, "", AT_EMPTY_PATH, identity, &mode)
+        if result < 0:
+            close(fd)
+            return result
+        mount = mount_of(self.table, identity, fd, mode)
+        if mount < 0:
+            close(fd)
+            return mount
+        pthread_mutex_lock(&self.table.lock)
+        if self.table.mounts[mount].fd < 0 and self.table.must_use_handles:
+            result = -EOPNOTSUPP
+        elif self.table.mounts[mount].fd < 0 and self.table.fds >= self.table.max_fds:
+            result = -ENFILE
+        else:
+            slot = take_inode_slot(self.table)
+            result = -ENOMEM if slot == INDEX_NONE else fill_slot(self.table, slot, identity, mount, mode, id)
+        if result < 0:
+            self.table.mounts[mount].inodes -= 1
+        else:
+            inode = self._at(slot)
+            inode.nlookup = lookups
+            inode.pins = 1
+            if hinted:
+                set_hint(inode, parent, name)
+            if self.table.mounts[mount].fd < 0:
+                inode.fd = fd
+                inode.flags = INODE_KEEPS_FD
+                self.table.fds += 1
+                fd = -1
+            else:
+                fd = cache_fd(self.table, inode, fd)
+        pthread_mutex_unlock(&self.table.lock)
+        if fd >= 0:
+            close(fd)
+        return result
+
+    def restore_lost(self, uint64_t id, uint64_t lookups, int error, uint64_t parent, bytes name):
+        """Files an inode that can't be had: every access answers ``error``. Raises OSError."""
+        cdef uint32_t slot
+        cdef Inode *inode
+        cdef int result = 0
+        pthread_mutex_lock(&self.table.lock)
+        slot = take_inode_slot(self.table)
+        if slot == INDEX_NONE:
+            result = ENOMEM
+        else:
+            inode = self._at(slot)
+            memset(inode, 0, sizeof(Inode))
+            inode.fd = -1
+            if index_add(&self.table.by_id, hash_u64(id), slot) < 0:
+                inode.parent = self.table.free_slot
+                self.table.free_slot = <uint64_t>slot + 1
+                result = ENOMEM
+            else:
+                inode.id = id
+                inode.nlookup = lookups
+                inode.pins = 1
+                inode.flags = INODE_INVALID
+                inode.error = <uint8_t>(error if 0 < error < 256 else EIO)
+                self.table.count += 1
+                if name:
+                    set_hint(inode, parent, name)
+        pthread_mutex_unlock(&self.table.lock)
+        if result:
+            raise failure(result)
+        self.pinned.append(id)
+
+    def open_path(self, uint64_t id):
+        """An O_PATH fd of a restored inode or the root, the caller's. Raises KeyError, OSError."""
+        cdef int fd = inode_fd(self.table, self._inode(id))
+        if fd < 0:
+            raise failure(-fd)
+        return os.dup(fd)
+
+    def handle_of(self, uint64_t id):
+        """(handle_type, handle) by which a restored inode is known; the handle is empty where there is none. Raises KeyError."""
+        cdef Inode *inode = self._inode(id)
+        return inode.handle_type, PyBytes_FromStringAndSize(<const char *>inode_handle(inode), inode.handle_size)
+
+    def reopen(self, uint64_t fh, uint64_t id, int flags, bint directory):
+        """Opens a restored inode again as ``fh``, with the guest's flags. Raises KeyError, OSError."""
+        cdef Inode *inode = self._inode(id)
+        cdef int host
+        cdef int fd
+        cdef int result
+        host = O_RDONLY | O_DIRECTORY | O_CLOEXEC if directory else host_flags(&self.device.server, <uint32_t>flags)
+        result = fds_reserve(self.table)
+        if result < 0:
+            raise failure(-result)
+        with nogil:
+            fd = inode_open(self.table, inode, host)
+        if fd < 0:
+            fds_release(self.table)
+            raise failure(-fd)
+        self._file(fh, inode, fd, flags, directory, 0)
+
+    def adopt(self, uint64_t fh, uint64_t id, int fd, int flags):
+        """Takes over ``fd``, open already, as ``fh``. Raises KeyError, OSError (then ``fd`` is closed)."""
+        cdef Inode *inode = self._inode(id)
+        cdef int result = fds_reserve(self.table)
+        if result < 0:
+            close(fd)
+            raise failure(-result)
+        self._file(fh, inode, fd, flags, False, 0)
+
+    def reopen_lost(self, uint64_t fh, uint64_t id, int flags, bint directory, int error):
+        """Files an open file that can't be had: every access answers ``error``. Raises KeyError, OSError."""
+        self._file(fh, self._inode(id), -1, flags, directory, error if 0 < error < 256 else EIO)
+
+    cdef int _file(self, uint64_t fh, Inode *inode, int fd, int flags, bint directory, int error) except -1:
+        cdef Handle *handle
+        cdef DirStream *dir = NULL
+        cdef uint32_t slot
+        if directory:
+            dir = <DirStream *>calloc(1, sizeof(DirStream))
+            if dir == NULL:
+                raise MemoryError
+            pthread_mutex_init(&dir.lock, NULL)
+        pthread_mutex_lock(&self.handles.lock)
+        slot = take_slot(self.handles)
+        if slot != INDEX_NONE and index_add(&self.handles.by_id, hash_u64(fh), slot) < 0:
+            free_slot(self.handles, slot)
+            slot = INDEX_NONE
+        if slot == INDEX_NONE:
+            pthread_mutex_unlock(&self.handles.lock)
+            free(dir)
+            if fd >= 0:
+                close(fd)
+                fds_release(self.table)
+            raise MemoryError
+        handle = &self.handles.chunks[slot // HANDLE_CHUNK][slot % HANDLE_CHUNK]
+        handle.id = fh
+        handle.inode = inode
+        handle.dir = dir
+        handle.fd = fd
+        handle.flags = flags
+        handle.users = 0
+        handle.state = HANDLE_USED | (HANDLE_DIR if directory else 0) | (HANDLE_INVALID if fd < 0 else 0)
+        handle.error = <uint8_t>error
+        self.handles.count += 1
+        inode_opened(self.table, inode)
+        pthread_mutex_unlock(&self.handles.lock)
+        return 0
+
+    def carry(self, uint64_t fh, list entries):
+        """Gives the open directory ``fh`` entries [(cookie, inode number, kind, name)]; the first stands for the place before them
+        and has no name. Raises KeyError.
+        """
+        cdef uint32_t slot
+        cdef uint32_t index
+        cdef Handle *handle
+        cdef CarriedEntry *carried
+        for slot in range(self.handles.slots):
+            handle = &self.handles.chunks[slot // HANDLE_CHUNK][slot % HANDLE_CHUNK]
+            if handle.state & HANDLE_USED and handle.id == fh and handle.dir != NULL and handle.dir.carried == NULL:
+                break
+        else:
+            raise KeyError(fh)
+        carried = <CarriedEntry *>calloc(len(entries), sizeof(CarriedEntry))
+        if carried == NULL:
+            raise MemoryError
+        for index, (cookie, ino, kind, name) in enumerate(entries):
+            carried[index].cookie = cookie
+            carried[index].ino = ino
+            carried[index].type = kind
+            carried[index].name = strdup(<const char *><bytes>name)
+            if carried[index].name == NULL:
+                raise MemoryError
+        handle.dir.carried = carried
+        handle.dir.carried_count = <uint32_t>len(entries)
+
+    def settings(self):
+        """The INIT flags that this daemon grants when a guest offers them all."""
+        return wanted(&self.device.server)
+
+    def finish(self, uint64_t next_id, uint64_t next_fh, bint ready, tuple session):
+        """Ends a load that went well: numbers, session (major, minor, flags, max_readahead, max_write), and the pins go."""
+        self.table.next_id = next_id
+        # Never behind our own first one, which a state of virtiofsd without open files may be.
+        self.handles.next_id = next_fh
+        major, minor, flags, max_readahead, max_write = session
+        self.device.server.session.major = major
+        self.device.server.session.minor = minor
+        self.device.server.session.flags = flags
+        self.device.server.session.max_readahead = max_readahead
+        self.device.server.session.max_write = max_write
+        self.device.server.session.ready = ready
+        self._unpin()
+
+    cdef int _unpin(self) except -1:
+        for id in self.pinned:
+            inode_put(self.table, self._inode(id))
+        self.pinned = array("Q")
+        return 0

@@ -1,0 +1,626 @@
+"""The source's live tables as a state: which inodes are where they were last seen, and the stream straight from there.
+
+No Python object an inode: statuses, counts, sizes and times are arrays beside the table's slots. Checking is safe while the guest
+works on (an inode is pinned while it is looked at); everything that writes is for a stopped guest.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, qsort, realloc
+from libc.string cimport memcmp, memcpy, strlen
+
+import os
+from array import array
+
+from ferryfs.engine.device cimport Device
+from ferryfs.engine.handles cimport HANDLE_CHUNK, HANDLE_DIR, HANDLE_RELEASED, HANDLE_USED, Handle, HandleTable
+from ferryfs.engine.index cimport INDEX_NONE
+from ferryfs.engine.inodes cimport (
+    CHUNK, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_mount, find_slot, identify, identify_stat,
+    inode_fd, inode_handle, inode_hint, inode_put,
+)
+from ferryfs.engine.sys cimport (
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, STATX_BASIC_STATS, SYS_statx, Statx, dup, syscall,
+)
+from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+
+
+cdef enum:
+    NAME_ROOM = 4096
+    ROOT = 1
+    KIND_FILE = 8                   # S_IFREG >> 12
+    NO_SHAPE = 255
+
+# What is known of a slot.
+cdef enum:
+    ABSENT = 0                      # nothing that the guest holds
+    UNKNOWN = 1                     # not looked at, or not found where it was last seen
+    AT_PATH = 2                     # in the parent, under the name, that the table has
+    AT_ODD_PATH = 3                 # the same, but the name is not UTF-8
+    LEFT_OUT = 4                    # travels in the trailer alone
+
+
+cdef struct Numbered:
+    uint64_t id
+    uint32_t slot
+
+
+cdef struct Bytes:
+    uint8_t *data
+    size_t length
+    size_t room
+
+
+cdef int by_id(const void *left, const void *right) noexcept nogil:
+    cdef uint64_t a = (<const Numbered *>left).id
+    cdef uint64_t b = (<const Numbered *>right).id
+    return -1 if a < b else 1 if a > b else 0
+
+
+cdef int put(Bytes *into, const void *data, size_t length) except -1 nogil:
+    cdef size_t room = into.room
+    cdef void *grown
+    if into.length + length > room:
+        room = 2 * (into.length + length) + 4096
+        grown = realloc(into.data, room)
+        if grown == NULL:
+            with gil:
+                raise MemoryError
+        into.data = <uint8_t *>grown
+        into.room = room
+    # SAFETY: length more bytes fit, by the lines above.
+    memcpy(into.data + into.length, data, length)
+    into.length += length
+    return 0
+
+
+cdef int put_number(Bytes *into, uint64_t value, bint padded=False) except -1 nogil:
+    cdef uint8_t digits[11]
+    cdef int count = 0
+    while value > 0x7f:
+        digits[count] = <uint8_t>(value & 0x7f) | 0x80
+        value >>= 7
+        count += 1
+    digits[count] = <uint8_t>value
+    count += 1
+    if padded:
+        digits[count - 1] |= 0x80
+        digits[count] = 0
+        count += 1
+    return put(into, digits, count)
+
+
+cdef int put_signed(Bytes *into, int32_t value) except -1 nogil:
+    return put_number(into, (<uint32_t>value << 1) ^ <uint32_t>(value >> 31))
+
+
+cdef int put_handle(Bytes *into, uint64_t mount, int32_t kind, const uint8_t *handle, uint32_t size) except -1 nogil:
+    put_number(into, mount)
+    put_signed(into, kind)
+    put_number(into, size)
+    return put(into, handle, size)
+
+
+cdef object taken(Bytes *from_):
+    try:
+        return PyBytes_FromStringAndSize(<char *>from_.data, from_.length)
+    finally:
+        free(from_.data)
+        from_.data = NULL
+
+
+cdef bint is_ascii(const char *name) noexcept nogil:
+    while name[0]:
+        if name[0] & 0x80:
+            return False
+        name += 1
+    return True
+
+
+cdef bint is_it(const Inode *inode, uint64_t mount, const Identity *identity) noexcept nogil:
+    """Whether an identity that was just made is the inode's; `mount` is the inode's mount id."""
+    if identity.mount_id != mount or identity.handle_size != inode.handle_size:
+        return False
+    if identity.handle_size == 0:
+        return identity.ino == inode.ino and identity.dev == inode.dev
+    return (
+        identity.handle_type == inode.handle_type
+        and memcmp(identity.handle, inode_handle(inode), identity.handle_size) == 0
+    )
+
+
+cdef class LiveSource:
+    """One look at a device's tables. ``begin`` starts it anew; slots made later are not seen by it."""
+
+    cdef Device device
+    cdef InodeTable *table
+    cdef HandleTable *handles
+    cdef uint8_t *status
+    cdef uint32_t *children
+    cdef uint64_t *sizes
+    cdef int64_t *mtimes
+    cdef readonly uint32_t slots
+
+    def __cinit__(self, Device device):
+        self.device = device
+        self.table = &device.server.inodes
+        self.handles = &device.server.handles
+        self.status = NULL
+        self.children = NULL
+        self.sizes = NULL
+        self.mtimes = NULL
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        free(self.status)
+        free(self.children)
+        free(self.sizes)
+        free(self.mtimes)
+        self.status = NULL
+        self.children = NULL
+        self.sizes = NULL
+        self.mtimes = NULL
+        self.slots = 0
+
+    cdef Inode *_at(self, uint32_t slot) noexcept nogil:
+        return &self.table.chunks[slot // CHUNK][slot % CHUNK]
+
+    cdef Handle *_handle_at(self, uint32_t slot) noexcept nogil:
+        return &self.handles.chunks[slot // HANDLE_CHUNK][slot % HANDLE_CHUNK]
+
+    cdef Inode *_pin(self, uint64_t id) except NULL:
+        """The inode, pinned, whether or not the guest still counts lookups on it. Raises KeyError."""
+        cdef Inode *inode = NULL
+        cdef uint32_t slot
+        pthread_mutex_lock(&self.table.lock)
+        slot = find_slot(self.table, id)
+        if slot != INDEX_NONE:
+            inode = self._at(slot)
+            inode.pins += 1
+        pthread_mutex_unlock(&self.table.lock)
+        if inode == NULL:
+            raise KeyError(id)
+        return inode
+
+    # ---- the session -----------------------------------------------------------------------------------------------------
+
+    def session(self):
+        """(whether there is one, major, minor, INIT flags, max_readahead, max_write)."""
+        session = self.device.server.session
+        return bool(session.ready), session.major, session.minor, session.flags, session.max_readahead, session.max_write
+
+    def next_ids(self):
+        """The next nodeid and the next fh."""
+        return self.table.next_id, self.handles.next_id
+
+    # ---- finding ---------------------------------------------------------------------------------------------------------
+
+    def begin(self):
+        """Looks at the table as it is now; nothing is checked yet."""
+        cdef uint32_t slot
+        self._free()
+        pthread_mutex_lock(&self.table.lock)
+        self.slots = self.table.slots
+        pthread_mutex_unlock(&self.table.lock)
+        self.status = <uint8_t *>calloc(self.slots, 1)
+        self.children = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
+        self.sizes = <uint64_t *>calloc(self.slots, sizeof(uint64_t))
+        self.mtimes = <int64_t *>calloc(self.slots, sizeof(int64_t))
+        if self.status == NULL or self.children == NULL or self.sizes == NULL or self.mtimes == NULL:
+            self._free()
+            raise MemoryError
+        pthread_mutex_lock(&self.table.lock)
+        for slot in range(self.slots):
+            if self._at(slot).id != 0 and (self._at(slot).nlookup > 0 or self._at(slot).opens > 0):
+                self.status[slot] = UNKNOWN
+        pthread_mutex_unlock(&self.table.lock)
+
+    def check(self, uint32_t first, uint32_t last):
+        """Looks whether the inodes of slots ``first`` to ``last`` are where the table says. Several threads may, each its own."""
+        cdef uint32_t slot
+        if last > self.slots:
+            last = self.slots
+        with nogil:
+            for slot in range(first, last):
+                if self.status[slot] == UNKNOWN:
+                    self._check_slot(slot)
+
+    cdef void _check_slot(self, uint32_t slot) noexcept nogil:
+        """The hint may be of any age: the name in the parent must be this very inode now."""
+        cdef char name[NAME_ROOM]
+        cdef Identity identity
+        cdef uint16_t mode = 0
+        cdef Statx st
+        cdef Inode *inode
+        cdef Inode *parent = NULL
+        cdef uint64_t mount = 0
+        cdef uint32_t parent_slot
+        cdef size_t length
+        cdef int fd
+        cdef int result
+        pthread_mutex_lock(&self.table.lock)
+        inode = self._at(slot)
+        if inode.id == 0:
+            self.status[slot] = ABSENT
+        elif inode.id != ROOT and inode.name != NULL and inode.parent != inode.id and not inode.flags & INODE_INVALID:
+            length = strlen(inode.name)
+            parent_slot = find_slot(self.table, inode.parent)
+            if parent_slot != INDEX_NONE and parent_slot < self.slots and 0 < length < NAME_ROOM:
+                memcpy(name, inode.name, length + 1)
+                mount = self.table.mounts[inode.mount].id
+                parent = self._at(parent_slot)
+                parent.pins += 1
+                inode.pins += 1
+        pthread_mutex_unlock(&self.table.lock)
+        if parent == NULL:
+            return
+        fd = inode_fd(self.table, parent)
+        if fd >= 0:
+            result = identify(self.table, fd, name, 0, &identity)
+            if result == 0 and identity.handle_size == 0:
+                result = identify_stat(self.table, fd, name, 0, &identity, &mode)
+            if result == 0 and is_it(inode, mount, &identity):
+                self.status[slot] = AT_PATH if is_ascii(name) else UNKNOWN
+                if self.status[slot] == UNKNOWN:
+                    self.status[slot] = AT_PATH if is_utf8(name) else AT_ODD_PATH
+                if inode.kind == KIND_FILE:
+                    if syscall(SYS_statx, fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0:
+                        self.sizes[slot] = st.size
+                        self.mtimes[slot] = <int64_t>st.mtime.sec * 1_000_000_000 + st.mtime.nsec
+        inode_put(self.table, parent)
+        inode_put(self.table, inode)
+
+    def recheck(self):
+        """Everything counts as not looked at again: the guest or the host may have moved it meanwhile."""
+        cdef uint32_t slot
+        for slot in range(self.slots):
+            if self.status[slot] != ABSENT:
+                self.status[slot] = UNKNOWN
+
+    def unknown(self):
+        """The nodeids that were not found, without the root and those that were lost before."""
+        cdef uint32_t slot
+        found = array("Q")
+        for slot in range(self.slots):
+            if self.status[slot] == UNKNOWN and self._at(slot).id > ROOT and not self._at(slot).flags & INODE_INVALID:
+                found.append(self._at(slot).id)
+        return found
+
+    def lost_before(self):
+        """[(nodeid, errno, parent, name)] of the inodes that an earlier migration lost."""
+        cdef uint32_t slot
+        return [
+            (self._at(slot).id, self._at(slot).error, self._at(slot).parent, self._at(slot).name or b"")
+            for slot in range(self.slots)
+            if self.status[slot] != ABSENT and self._at(slot).flags & INODE_INVALID
+        ]
+
+    def where(self, uint64_t id):
+        """(parent, name) as last seen; b"" when unknown. Raises KeyError."""
+        cdef Inode *inode = self._pin(id)
+        try:
+            return inode.parent, <bytes>inode.name if inode.name != NULL else b""
+        finally:
+            inode_put(self.table, inode)
+
+    def facts(self, uint64_t id):
+        """(kind, inode number, lookup count, open files, held by an fd). Raises KeyError."""
+        cdef Inode *inode = self._pin(id)
+        try:
+            return inode.kind, inode.ino, inode.nlookup, inode.opens, inode.flags & 1 != 0
+        finally:
+            inode_put(self.table, inode)
+
+    def open(self, uint64_t id):
+        """An O_PATH fd of the inode, the caller's. Raises KeyError, and OSError (ESTALE: it is gone)."""
+        cdef Inode *inode = self._pin(id)
+        cdef int fd
+        try:
+            with nogil:
+                fd = inode_fd(self.table, inode)
+            if fd < 0:
+                raise OSError(-fd, os.strerror(-fd))
+            return os.dup(fd)
+        finally:
+            inode_put(self.table, inode)
+
+    def identify(self, int dir_fd, bytes name):
+        """The nodeid of what is under ``name`` in ``dir_fd`` (itself when empty), 0 when the guest does not hold it. OSError."""
+        cdef Identity identity
+        cdef uint16_t mode = 0
+        cdef const char *path = name
+        cdef int flags = 0 if name else AT_EMPTY_PATH
+        cdef Inode *inode = NULL
+        cdef uint64_t id = 0
+        cdef int result
+        cdef int mount
+        with nogil:
+            result = identify(self.table, dir_fd, path, flags, &identity)
+            if result == 0 and identity.handle_size == 0:
+                result = identify_stat(self.table, dir_fd, path, flags, &identity, &mode)
+            if result == 0:
+                pthread_mutex_lock(&self.table.lock)
+                mount = find_mount(self.table, identity.mount_id)
+                if mount >= 0:
+                    inode = find_identity(self.table, &identity, mount)
+                    if inode != NULL:
+                        id = inode.id
+                pthread_mutex_unlock(&self.table.lock)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return id
+
+    def mount_id(self, int fd):
+        """The id of the mount that ``fd`` is on, in the form that this table uses; 0 when it can't be told."""
+        cdef Identity identity
+        cdef uint16_t mode = 0
+        identity.mount_id = 0
+        if identify(self.table, fd, "", AT_EMPTY_PATH, &identity) == 0 and identity.handle_size == 0:
+            identify_stat(self.table, fd, "", AT_EMPTY_PATH, &identity, &mode)
+        return identity.mount_id
+
+    def mounts(self):
+        """The ids of the mounts on which the guest holds inodes."""
+        cdef uint32_t index
+        pthread_mutex_lock(&self.table.lock)
+        found = [self.table.mounts[index].id for index in range(self.table.mount_count) if self.table.mounts[index].inodes]
+        pthread_mutex_unlock(&self.table.lock)
+        return found
+
+    def found(self, uint64_t id, uint64_t parent, bytes name):
+        """Notes where an inode is; whether that can be said by a parent that the guest holds. It is looked at at once."""
+        cdef uint32_t slot
+        cdef Inode *inode = self._pin(id)
+        inode_hint(self.table, inode, parent, name)
+        inode_put(self.table, inode)
+        slot = find_slot(self.table, id)
+        if slot >= self.slots:
+            return False
+        with nogil:
+            self._check_slot(slot)
+        return self.status[slot] == AT_PATH or self.status[slot] == AT_ODD_PATH
+
+    def leave_out(self, uint64_t id):
+        """The inode gets no record in the state; whether that can be (no other one has it as parent)."""
+        cdef uint32_t slot = find_slot(self.table, id)
+        cdef uint32_t other
+        for other in range(self.slots):
+            if self.status[other] in (AT_PATH, AT_ODD_PATH) and self._at(other).parent == id:
+                return False
+        self.status[slot] = LEFT_OUT
+        return True
+
+    # ---- writing (the guest is stopped) ----------------------------------------------------------------------------------
+
+    cdef int _count_children(self) except -1:
+        """Drops the Path of whatever does not lead to the root, and counts each parent's children by Path."""
+        cdef uint32_t slot
+        cdef uint32_t at
+        cdef uint32_t mark
+        cdef uint32_t *seen = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
+        if seen == NULL:
+            raise MemoryError
+        # seen: 0 not yet, else the (slot + 1) from which the walk came that met it.
+        for slot in range(self.slots):
+            self.children[slot] = 0
+        for slot in range(self.slots):
+            at = slot
+            mark = slot + 1
+            while at != INDEX_NONE and seen[at] == 0 and self.status[at] in (AT_PATH, AT_ODD_PATH):
+                seen[at] = mark
+                at = find_slot(self.table, self._at(at).parent)
+                if at != INDEX_NONE and at >= self.slots:
+                    at = INDEX_NONE
+            if at != INDEX_NONE and seen[at] == mark and self.status[at] in (AT_PATH, AT_ODD_PATH):
+                self.status[at] = UNKNOWN
+        free(seen)
+        for slot in range(self.slots):
+            if self.status[slot] == AT_PATH:
+                at = find_slot(self.table, self._at(slot).parent)
+                if at == INDEX_NONE or self.status[at] in (ABSENT, LEFT_OUT):
+                    self.status[slot] = UNKNOWN
+                else:
+                    self.children[at] += 1
+        return 0
+
+    cdef Numbered *_sorted(self, uint32_t *count) except NULL:
+        """The slots that get a record, by nodeid."""
+        cdef uint32_t slot
+        cdef Numbered *numbered = <Numbered *>calloc(self.slots + 1, sizeof(Numbered))
+        if numbered == NULL:
+            raise MemoryError
+        count[0] = 0
+        for slot in range(self.slots):
+            if self.status[slot] not in (ABSENT, LEFT_OUT):
+                numbered[count[0]].id = self._at(slot).id
+                numbered[count[0]].slot = slot
+                count[0] += 1
+        qsort(numbered, count[0], sizeof(Numbered), &by_id)
+        return numbered
+
+    def encode_inodes(self, dict others, bint by_handle, set handle_mounts, bint with_handles, bint root_handle, bint trailed):
+        """The ``inodes`` of a state, and how many: count and records.
+
+        ``others``: location of those not found in a parent, already encoded. ``by_handle``: FileHandle locations, on the mounts
+        of ``handle_mounts``. ``with_handles``: handles for comparison, ``root_handle``: at least the root's.
+        """
+        cdef Bytes out
+        cdef Numbered *numbered
+        cdef uint32_t count = 0
+        cdef uint32_t index
+        cdef Inode *inode
+        cdef uint64_t mount
+        cdef bint handled
+        cdef int status
+        out.data = NULL
+        out.length = 0
+        out.room = 0
+        self._count_children()
+        if by_handle:
+            # Only Path locations hold references; those that go by handle are not counted.
+            self._uncount(handle_mounts)
+        numbered = self._sorted(&count)
+        try:
+            put_number(&out, count, trailed)
+            for index in range(count):
+                inode = self._at(numbered[index].slot)
+                status = self.status[numbered[index].slot]
+                mount = self.table.mounts[inode.mount].id
+                handled = by_handle and inode.handle_size > 0 and not inode.flags & INODE_INVALID and mount in handle_mounts
+                put_number(&out, inode.id)
+                put_number(&out, inode.nlookup + self.children[numbered[index].slot])
+                if inode.id == ROOT:
+                    put_number(&out, 0)
+                elif inode.id in others:
+                    location = <bytes>others[inode.id]
+                    put(&out, <const char *>location, len(location))
+                elif handled:
+                    put_number(&out, 4)
+                    put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
+                elif status == AT_PATH:
+                    put_number(&out, 1)
+                    put_number(&out, inode.parent)
+                    put_number(&out, strlen(inode.name))
+                    put(&out, inode.name, strlen(inode.name))
+                else:
+                    put_number(&out, 2)
+                if inode.handle_size > 0 and not inode.flags & INODE_INVALID and (
+                    (with_handles and not handled) or (root_handle and inode.id == ROOT)
+                ):
+                    put_number(&out, 1)
+                    put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
+                else:
+                    put_number(&out, 0)
+            return taken(&out)
+        finally:
+            free(out.data)
+            free(numbered)
+
+    cdef int _uncount(self, set handle_mounts) except -1:
+        cdef uint32_t slot
+        cdef uint32_t parent
+        cdef Inode *inode
+        for slot in range(self.slots):
+            inode = self._at(slot)
+            if self.status[slot] == AT_PATH and inode.handle_size > 0:
+                if self.table.mounts[inode.mount].id in handle_mounts:
+                    parent = find_slot(self.table, inode.parent)
+                    self.children[parent] -= 1
+        return 0
+
+    def odd_names(self):
+        """[(nodeid, parent, name)] of inodes whose names are not UTF-8."""
+        cdef uint32_t slot
+        return [
+            (self._at(slot).id, self._at(slot).parent, <bytes>self._at(slot).name)
+            for slot in range(self.slots)
+            if self.status[slot] == AT_ODD_PATH
+        ]
+
+    def identities(self, list mounts, bint named, uint32_t at_once):
+        """Columns for InodeIdentities records of at most ``at_once`` inodes: tuples (shapes, ids, shape_of, kinds, sizes, mtimes,
+        parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too.
+        """
+        cdef Numbered *numbered
+        cdef uint32_t count = 0
+        cdef uint32_t index
+        cdef uint32_t slot
+        cdef Inode *inode
+        cdef int status
+        places = {mount: index for index, mount in enumerate(mounts)}
+        numbered = self._sorted(&count)
+        records = []
+        index = 0
+        try:
+            while index < count:
+                shapes = {}
+                ids, sizes, mtimes = array("Q"), array("Q"), array("q")
+                parents, lengths = array("Q"), array("Q")
+                shape_of, kinds, names, handles = bytearray(), bytearray(), bytearray(), bytearray()
+                while index < count and len(ids) < at_once:
+                    slot = numbered[index].slot
+                    inode = self._at(slot)
+                    index += 1
+                    if inode.flags & INODE_INVALID:
+                        continue
+                    status = self.status[slot]
+                    ids.append(inode.id)
+                    kinds.append(inode.kind)
+                    sizes.append(self.sizes[slot])
+                    mtimes.append(self.mtimes[slot])
+                    place = places.get(self.table.mounts[inode.mount].id)
+                    shape = NO_SHAPE
+                    if inode.handle_size > 0 and place is not None:
+                        shape = shapes.setdefault((place, inode.handle_type, inode.handle_size, True), len(shapes))
+                        if shape >= NO_SHAPE:
+                            shape = NO_SHAPE
+                        else:
+                            handles += PyBytes_FromStringAndSize(<const char *>inode_handle(inode), inode.handle_size)
+                    shape_of.append(shape)
+                    if named:
+                        if status in (AT_PATH, AT_ODD_PATH):
+                            parents.append(inode.parent)
+                            lengths.append(strlen(inode.name))
+                            names += <bytes>inode.name
+                        else:
+                            parents.append(0)
+                            lengths.append(0)
+                records.append((
+                    list(shapes)[:NO_SHAPE], ids, bytes(shape_of), bytes(kinds), sizes, mtimes, parents, lengths, bytes(names),
+                    bytes(handles),
+                ))
+        finally:
+            free(numbered)
+        return records
+
+    def note_file(self, uint64_t id, uint64_t size, int64_t mtime):
+        """Size and time of a file that was found some other way than under its name."""
+        cdef uint32_t slot = find_slot(self.table, id)
+        if slot < self.slots:
+            self.sizes[slot] = size
+            self.mtimes[slot] = mtime
+
+    def open_files(self):
+        """[(fh, nodeid, flags, fd or -1, errno, is a directory, where its fd stands)], by fh. The fds stay the table's."""
+        cdef uint32_t slot
+        cdef Handle *handle
+        found = []
+        pthread_mutex_lock(&self.handles.lock)
+        for slot in range(self.handles.slots):
+            handle = self._handle_at(slot)
+            if handle.state & HANDLE_USED and not handle.state & HANDLE_RELEASED:
+                found.append((
+                    handle.id, handle.inode.id, handle.flags, handle.fd, handle.error, handle.state & HANDLE_DIR != 0,
+                    handle.dir.position if handle.dir != NULL else 0,
+                ))
+        pthread_mutex_unlock(&self.handles.lock)
+        found.sort()
+        return found
+
+    def carried(self, uint64_t fh):
+        """[(cookie, inode number, kind, name)] that a half-read directory brought along from an earlier source."""
+        cdef uint32_t slot
+        cdef uint32_t index
+        cdef Handle *handle
+        for slot in range(self.handles.slots):
+            handle = self._handle_at(slot)
+            if handle.state & HANDLE_USED and handle.id == fh and handle.dir != NULL:
+                return [
+                    (
+                        handle.dir.carried[index].cookie, handle.dir.carried[index].ino, handle.dir.carried[index].type,
+                        <bytes>handle.dir.carried[index].name,
+                    )
+                    for index in range(handle.dir.carried_count)
+                ]
+        return []
+
+
+cdef bint is_utf8(const char *name) noexcept nogil:
+    with gil:
+        try:
+            (<bytes>name).decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        return True

@@ -1,0 +1,135 @@
+"""A device's part in migrations, as the vhost-user layer drives it: collecting, saving, loading, and giving up at any
+point.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Final
+
+from ferryfs.engine.device import Device
+from ferryfs.errors import FerryError, FrontendError
+from ferryfs.migration import options
+from ferryfs.migration.capture import Capture
+from ferryfs.migration.live_destination import LiveDestination
+from ferryfs.migration.live_source import LiveSource
+from ferryfs.migration.restore import Restore
+from ferryfs.migration.share import Share
+from ferryfs.migration.transfer import Outcome, Transfer
+from ferryfs.passthrough.config import MigrationConfig, ShareConfig
+
+_LOG = logging.getLogger("ferryfs.migration")
+
+SAVE: Final = 0
+LOAD: Final = 1
+PHASE_STOPPED: Final = 0
+# Answers to SET_DEVICE_STATE_FD.
+USE_YOURS: Final = 0x100
+
+
+class Migrator:
+    """Implements ``vhost.device.Migration``. All of it is called from the session's thread."""
+
+    def __init__(self, device: Device, config: MigrationConfig, share_config: ShareConfig, share: Share) -> None:
+        self._device = device
+        self._config = config
+        self._share_config = share_config
+        self._share = share
+        self._collector: threading.Thread | None = None
+        self._cancel = threading.Event()
+        self._transfer: Transfer | None = None
+        self._direction = SAVE
+        # The load has yet to be done once its bytes are there.
+        self._pending_load = False
+        self._began = 0.0
+
+    def log_all(self, on: bool) -> None:
+        """Begins to collect in the background, or ends that."""
+        self._stop_collecting()
+        if on:
+            self._cancel = threading.Event()
+            capture = self._capture()
+            cancel = self._cancel
+
+            def collect() -> None:
+                try:
+                    # The guest goes first: this thread runs when nobody else wants to.
+                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+                except OSError as error:
+                    _LOG.debug("the idle scheduling class can't be had: %s", error.strerror)
+                try:
+                    capture.collect(cancel.is_set)
+                except (FerryError, OSError) as error:
+                    _LOG.warning("Migration: collecting in the background failed: %s.", error)
+
+            self._collector = threading.Thread(target=collect, name="migration-collect", daemon=True)
+            self._collector.start()
+
+    def reset(self) -> None:
+        """What was collected is about inodes that go now."""
+        self._stop_collecting()
+        self._stop_transfer()
+
+    def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
+        """SET_DEVICE_STATE_FD."""
+        if phase != PHASE_STOPPED or direction not in (SAVE, LOAD):
+            raise FrontendError(f"SET_DEVICE_STATE_FD has direction {direction} and phase {phase}, which do not exist")
+        self._stop_collecting()
+        self._stop_transfer()
+        own = os.dup(fd)
+        self._direction = direction
+        self._began = time.monotonic()
+        if direction == SAVE:
+            cancelled = threading.Event()
+            self._transfer = Transfer.save(own, self._capture().save(cancelled.is_set))
+        else:
+            self._transfer = Transfer.load(own)
+            self._pending_load = True
+        return USE_YOURS, None
+
+    def check(self) -> int:
+        """CHECK_DEVICE_STATE: 0 when the transfer went well. Waits for it; a load is done here, in the session's
+        thread.
+        """
+        transfer = self._transfer
+        if transfer is None:
+            _LOG.error("CHECK_DEVICE_STATE came without a transfer before it.")
+            return 1
+        outcome = transfer.wait()
+        self._transfer = None
+        if outcome is not Outcome.DONE:
+            _LOG.error("The state could not be moved: %s.", transfer.error or outcome.value)
+            return 1
+        if self._pending_load:
+            self._pending_load = False
+            restore = Restore(
+                LiveDestination(self._device), self._config, self._share, options.switches(self._share_config)
+            )
+            restore.run(transfer.data)
+        word = "saved" if self._direction == SAVE else "loaded"
+        _LOG.info("State %s: %d bytes, %.0f ms.", word, transfer.bytes_moved, 1000 * (time.monotonic() - self._began))
+        return 0
+
+    def close(self) -> None:
+        """The connection ended."""
+        self._stop_collecting()
+        self._stop_transfer()
+
+    def _capture(self) -> Capture:
+        return Capture(LiveSource(self._device), self._config, self._share, options.relied_on(self._share_config))
+
+    def _stop_collecting(self) -> None:
+        if self._collector is not None:
+            self._cancel.set()
+            self._collector.join()
+            self._collector = None
+
+    def _stop_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer.cancel()
+            self._transfer.wait()
+            self._transfer = None
+        self._pending_load = False

@@ -1,0 +1,111 @@
+"""Whether what the destination opened is what the source had: by file handle in the same directory, else by type and
+size.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Final
+
+from ferryfs.migration import identity
+from ferryfs.migration.trailer_identities import NO_HANDLE, InodeIdentities
+
+_KIND_SHIFT: Final = 12
+_FILE: Final = stat.S_IFREG >> _KIND_SHIFT
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the source said of an inode."""
+
+    kind: int
+    size: int
+    mtime_ns: int
+    handle_type: int
+    # Empty: it had none.
+    handle: bytes
+    openable: bool
+    # Index in the trailer's Mounts, -1 when there is no handle.
+    mount: int
+    parent: int
+    name: bytes
+
+
+class Identities:
+    """The identities of a trailer, by nodeid. Rows are made when they are asked for."""
+
+    def __init__(self, records: list[InodeIdentities]) -> None:
+        self._records = sorted((record for record in records if record.ids), key=lambda record: record.ids[0])
+        self._firsts = [record.ids[0] for record in self._records]
+        self._handle_starts = [
+            _starts([_length(record, shape) for shape in record.shape_of]) for record in self._records
+        ]
+        self._name_starts = [_starts(list(record.name_lengths)) for record in self._records]
+
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
+    def get(self, number: int) -> Expected | None:
+        """None when the source said nothing."""
+        at = bisect_left(self._firsts, number + 1) - 1
+        if at < 0:
+            return None
+        record = self._records[at]
+        index = bisect_left(record.ids, number)
+        if index == len(record.ids) or record.ids[index] != number:
+            return None
+        shape_index = record.shape_of[index]
+        start = self._handle_starts[at][index]
+        shape = None if shape_index == NO_HANDLE else record.shapes[shape_index]
+        name_start = self._name_starts[at][index] if record.parents else 0
+        return Expected(
+            kind=record.kinds[index],
+            size=record.sizes[index],
+            mtime_ns=record.mtimes_ns[index],
+            handle_type=shape.handle_type if shape else 0,
+            handle=record.handles[start : start + shape.length] if shape else b"",
+            openable=shape is not None and shape.openable,
+            mount=shape.mount if shape else -1,
+            parent=record.parents[index] if record.parents else 0,
+            name=record.names[name_start : name_start + record.name_lengths[index]] if record.parents else b"",
+        )
+
+
+def _length(record: InodeIdentities, shape: int) -> int:
+    return 0 if shape == NO_HANDLE else record.shapes[shape].length
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    starts = []
+    total = 0
+    for length in lengths:
+        starts.append(total)
+        total += length
+    return starts
+
+
+def same_file(fd: int, expected: Expected) -> str:
+    """In the same directory: why ``fd`` is another file than the source's; empty when it is the same. Raises
+    OSError.
+    """
+    if not expected.handle:
+        return same_kind(fd, expected)
+    made = identity.make_handle(fd)
+    if made is None:
+        return same_kind(fd, expected)
+    if (made.handle_type, made.handle) != (expected.handle_type, expected.handle):
+        return "another file has its name now"
+    return ""
+
+
+def same_kind(fd: int, expected: Expected) -> str:
+    """In a copy: why ``fd`` can't be a copy of the source's file; empty when it may. Raises OSError."""
+    status = os.fstat(fd)
+    if status.st_mode >> _KIND_SHIFT != expected.kind:
+        return "a file of another type has its name"
+    if expected.kind == _FILE and status.st_size != expected.size:
+        return f"it has {status.st_size} bytes here, but {expected.size} at the source"
+    return ""
