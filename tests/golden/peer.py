@@ -15,6 +15,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("FERRYFS_CACHE", Path.home() / ".cache" / "ferryfs"))
 VERSIONS = ("1.13.2", "1.14.0")
+# In the place of a version: ferryfsd.
+OURS = "ferryfsd"
 
 # Seconds until a daemon that does not answer is given up.
 PATIENCE = 20.0
@@ -45,7 +48,8 @@ GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_ENABLE = 15, 16, 18
 SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE = 42, 43
 SAVE, LOAD = 0, 1
 
-LOOKUP, FORGET, GETATTR, UNLINK, OPEN, READ, RELEASE, INIT, OPENDIR, CREATE = 1, 2, 3, 10, 14, 15, 18, 26, 27, 35
+LOOKUP, FORGET, GETATTR, UNLINK, OPEN, READ, WRITE, RELEASE = 1, 2, 3, 10, 14, 15, 16, 18
+INIT, OPENDIR, READDIR, CREATE, RENAME2 = 26, 27, 28, 35, 45
 
 
 def binary(version: str) -> Path | None:
@@ -62,13 +66,11 @@ class Peer:
     """A running daemon, its connection and its request queue."""
 
     def __init__(self, version: str, share: Path, *options: str) -> None:
-        command = binary(version)
-        if command is None:
-            raise FileNotFoundError(f"virtiofsd {version} is missing; run scripts/peers")
+        command = [sys.executable, "-m", "ferryfs.cli.daemon"] if version == OURS else [str(binary(version))]
         with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory() as folder:
             listener.bind(f"{folder}/socket")
             listener.listen()
-            arguments = [str(command), f"--fd={listener.fileno()}", f"--shared-dir={share}", "--sandbox=none", *options]
+            arguments = [*command, f"--fd={listener.fileno()}", f"--shared-dir={share}", "--sandbox=none", *options]
             self._process = subprocess.Popen(
                 arguments,
                 pass_fds=[listener.fileno()],
@@ -87,10 +89,13 @@ class Peer:
         self._avail = [0, 0]
         self._unique = 0
         self._started = False
+        self._said = ""
         self._connect()
 
     def close(self) -> str:
-        """Ends the daemon; what it had to say."""
+        """Ends the daemon; what it had to say. Idempotent."""
+        if self._process.returncode is not None:
+            return self._said
         self._socket.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(PATIENCE)
@@ -100,7 +105,8 @@ class Peer:
         self._memory.close()
         for fd in (self._memory_fd, *self._kick, *self._call):
             os.close(fd)
-        return said.decode(errors="replace")
+        self._said = said.decode(errors="replace")
+        return self._said
 
     # vhost-user
 
@@ -222,31 +228,51 @@ class Peer:
     def unlink(self, parent: int, name: bytes) -> None:
         self.request(UNLINK, parent, name + b"\0")
 
+    def rename(self, folder: int, name: bytes, new_folder: int, new_name: bytes) -> None:
+        self.request(RENAME2, folder, struct.pack("<QII", new_folder, 0, 0) + name + b"\0" + new_name + b"\0")
+
+    def write(self, nodeid: int, handle: int, data: bytes, offset: int = 0) -> None:
+        self.request(WRITE, nodeid, struct.pack("<QQIIQII", handle, offset, len(data), 0, 0, 0, 0) + data)
+
+    def size_of(self, nodeid: int) -> int:
+        return int(struct.unpack_from("<Q", self.request(GETATTR, nodeid, bytes(16)), 16 + 8)[0])
+
+    def read_directory(self, nodeid: int, handle: int, offset: int, size: int) -> list[tuple[int, bytes]]:
+        """(offset behind it, name) of the entries of one READDIR."""
+        data = self.request(READDIR, nodeid, struct.pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0))
+        entries = []
+        at = 0
+        while at < len(data):
+            _, following, length, _ = struct.unpack_from("<QQII", data, at)
+            entries.append((following, data[at + 24 : at + 24 + length]))
+            at += 24 + (length + 7 & ~7)
+        return entries
+
     # migration
 
-    def _state_fd(self, direction: int, fd: int) -> None:
+    def hand_over(self, direction: int, fd: int) -> None:
         reply = self.message(SET_DEVICE_STATE_FD, struct.pack("<II", direction, 0), [fd], reply=True)
         if struct.unpack("<Q", reply)[0] != 0x100:
             raise Refused("SET_DEVICE_STATE_FD was refused")
 
-    def _check(self) -> bool:
+    def check(self) -> bool:
         return struct.unpack("<Q", self.message(CHECK_DEVICE_STATE, reply=True))[0] == 0
 
     def save(self) -> bytes:
         """The stream; the queues must be stopped."""
         read_end, write_end = os.pipe()
         with open(read_end, "rb") as pipe:
-            self._state_fd(SAVE, write_end)
+            self.hand_over(SAVE, write_end)
             os.close(write_end)
             data = pipe.read()
-        if not self._check():
+        if not self.check():
             raise Refused("the daemon could not save its state")
         return data
 
     def load(self, data: bytes) -> bool:
         """Whether the daemon took the stream."""
         read_end, write_end = os.pipe()
-        self._state_fd(LOAD, read_end)
+        self.hand_over(LOAD, read_end)
         os.close(read_end)
 
         def pump() -> None:
@@ -256,7 +282,7 @@ class Peer:
         writer = threading.Thread(target=pump)
         writer.start()
         try:
-            return self._check()
+            return self.check()
         finally:
             writer.join()
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from ferryfs.cli.options import Options
 from ferryfs.engine.device import Device
 from ferryfs.errors import OptionError
+from ferryfs.migration.identity import boot_id
+from ferryfs.migration.migrator import Migrator
+from ferryfs.migration.share import Share
 from ferryfs.sandbox.limits import FileLimit
 from ferryfs.sandbox.namespace import FORWARDED
 from ferryfs.sandbox.root import Confined
@@ -23,23 +26,24 @@ _LOG = logging.getLogger("ferryfs")
 
 
 class Listening(NamedTuple):
-    """The socket, and what holds the pid file (-1: there is none)."""
+    """The socket, what holds the pid file (-1: there is none), and what a migration must read before the sandbox."""
 
     socket: socket.socket
     pid_file: int
+    host: bytes
 
 
 def open_socket(options: Options) -> Listening:
     """Make or take over the socket that the front-end connects to."""
     if options.fd is not None:
-        return Listening(vhost.adopt(options.fd), -1)
+        return Listening(vhost.adopt(options.fd), -1, boot_id())
     path = options.socket_path if options.socket_path is not None else options.socket
     if path is None:
         raise OptionError("no socket was given, add --socket-path=PATH")
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise OptionError(f"--socket-path={path}: there is no directory {folder}, create it first")
-    return Listening(*vhost.listen(path, _group_id(options.socket_group)))
+    return Listening(*vhost.listen(path, _group_id(options.socket_group)), boot_id())
 
 
 def _group_id(name: str | None) -> int | None:
@@ -93,9 +97,14 @@ def serve(options: Options, confined: Confined, files: FileLimit, listening: Lis
     if options.tag is not None:
         config = virtio_fs_config(options.tag.encode("utf-8", "surrogateescape"), options.num_request_queues)
 
+    directory = Share(
+        confined.root_fd, confined.proc_self_fd, confined.mountinfo_fd, confined.mountinfo_prefix, listening.host
+    )
+
     def connect() -> tuple[Session, DeviceControl]:
         device = Device(share, confined.root_fd, confined.proc_self_fd, QUEUES_MAX)
-        return Session(QUEUES_MAX, config), DeviceControl(device)
+        migrator = Migrator(device, options.migration(), share, directory)
+        return Session(QUEUES_MAX, config, device_state=True), DeviceControl(device, migrator)
 
     with vhost.EndSignals() as signals:
         # The sandbox has them blocked until there is a handler.

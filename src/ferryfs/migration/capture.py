@@ -311,6 +311,7 @@ class Capture:
     ) -> Iterator[Record]:
         """Content of those that are open, attributes of the others; what can't travel is added to ``lost``."""
         started = time.monotonic()
+        before = len(lost)
         budget = self._config.unlinked_limit
         opened: dict[int, int] = {}
         for _, inode, _, fd, *_ in files:
@@ -340,7 +341,6 @@ class Capture:
                 if carried + cost > budget:
                     reason = "its last name is gone and its content exceeds --migration-unlinked-limit"
                     lost.append(Lost(number, 0, errno.ENOENT, reason))
-                    self._log_lost(lost[-1:])
                     continue
                 carried += cost
                 record = unlinked.attributes(fd, number, 0, True)
@@ -348,6 +348,7 @@ class Capture:
                 yield from unlinked.contents(fd, record)
             finally:
                 os.close(fd)
+        self._log_lost(lost[before:])
         if carried:
             _LOG.info(
                 "Migration: %d bytes of unlinked files carried in %.0f ms.",

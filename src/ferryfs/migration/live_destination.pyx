@@ -6,7 +6,7 @@ which only lead to others stay as long as they are needed and not longer.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strdup
 
@@ -25,7 +25,7 @@ from ferryfs.engine.inodes cimport (
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
 from ferryfs.engine.ops_open cimport host_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
-from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close, openat
+from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
 

@@ -20,7 +20,7 @@ from ferryfs.engine.inodes cimport (
     inode_fd, inode_handle, inode_hint, inode_put,
 )
 from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, STATX_BASIC_STATS, SYS_statx, Statx, dup, syscall,
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, SYS_statx, Statx, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 

@@ -13,7 +13,6 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +22,7 @@ from ferryfs.migration import _syscalls, identity, stream, unlinked
 from ferryfs.migration.collect.walk import walk
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
-from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTIONS, missing_switch
+from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_identities import InodeIdentities
@@ -172,8 +171,8 @@ class Restore:
             )
         if by_handle and verdict.sameness is Sameness.DIFFERENT:
             raise StateError(
-                f"the source sent file handles (--migration-mode=file-handles), and the shared directory is another one: "
-                f"{verdict.reason}"
+                "the source sent file handles (--migration-mode=file-handles), and the shared directory is another "
+                f"one: {verdict.reason}"
             )
         if not self._same:
             _LOG.info("Migration: the shared directory counts as a copy of the source's: %s.", verdict.reason)
@@ -432,8 +431,8 @@ class Restore:
         for wanted in missing:
             if wanted.parent == ROOT_ID and wanted.error and wanted.error.errno == errno.ENOENT:
                 raise StateError(
-                    f"the shared directory has no {os.fsdecode(wanted.name)!r}, which the guest uses: it is not a copy of "
-                    "the source's"
+                    f"the shared directory has no {os.fsdecode(wanted.name)!r}, which the guest uses: it is not a copy "
+                    "of the source's"
                 )
 
     def _lose(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: _Carried) -> None:
@@ -497,7 +496,7 @@ class Restore:
             session = (one.major, one.minor, one.flags, one.max_readahead, one.max_write)
         else:
             flags = self._live.settings()
-            for name, flag in _option_flags():
+            for name, flag in STATE_OPTION_FLAGS.items():
                 flags = flags | flag if getattr(v1.options, name) else flags & ~flag
             session = (7, OLDEST_MINOR, flags, DEFAULT_READAHEAD, DEFAULT_MAX_WRITE)
         self._live.finish(max(v1.next_inode, 2), v1.next_handle, bool(v1.inodes), session)
@@ -508,12 +507,6 @@ class _Everything(set[int]):
 
     def __contains__(self, item: object) -> bool:
         return True
-
-
-def _option_flags() -> Iterator[tuple[str, int]]:
-    from ferryfs.migration.options import STATE_OPTION_FLAGS
-
-    yield from STATE_OPTION_FLAGS.items()
 
 
 def _named(wanted: _Wanted) -> str:
