@@ -25,7 +25,10 @@ cdef struct CarriedEntry:
 
 cdef struct DirStream:
     pthread_mutex_t lock        # one READDIR at a time: the offset is the fd's. Leaf.
-    int64_t position            # where the fd stands; -1: unknown
+    int64_t position            # behind the last entry that was given; -1: unknown
+    uint8_t *rest               # struct linux_dirent64 from `position` on that were read and not given; NULL: the fd stands there
+    uint32_t rest_at            # bytes of it given by now
+    uint32_t rest_length        # bytes
     CarriedEntry *carried
     uint32_t carried_count
 
@@ -61,6 +64,7 @@ cdef Handle *handle_get(HandleTable *table, uint64_t id) noexcept nogil
 cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noexcept nogil
 cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil
 cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept nogil
+cdef void dir_drop_rest(DirStream *dir) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
 
 # For the migration, under the lock.

@@ -57,6 +57,14 @@ cdef void free_slot(HandleTable *table, uint32_t slot) noexcept nogil:
     table.free_slot = slot + 1
 
 
+cdef void dir_drop_rest(DirStream *dir) noexcept nogil:
+    """Forgets the entries that were read ahead; under the stream's lock. The caller sees to where the fd stands."""
+    free(dir.rest)
+    dir.rest = NULL
+    dir.rest_at = 0
+    dir.rest_length = 0
+
+
 cdef void free_dir(DirStream *dir) noexcept nogil:
     cdef uint32_t i
     if dir == NULL:
@@ -64,6 +72,7 @@ cdef void free_dir(DirStream *dir) noexcept nogil:
     for i in range(dir.carried_count):
         free(dir.carried[i].name)
     free(dir.carried)
+    dir_drop_rest(dir)
     pthread_mutex_destroy(&dir.lock)
     free(dir)
 

@@ -1,16 +1,19 @@
 """READDIR, READDIRPLUS.
 
-Offsets are the host file system's own cookies (d_off), as virtiofsd hands them out. A directory that was half read when its guest
+Offsets are the host file system's own cookies (d_off), as virtiofsd hands them out. What was read from the host and does not fit
+into an answer is kept for the next one, as a C library keeps it for readdir(3): seeking back to it costs the host more than the
+entries do (ext4 reads its hash tree anew). A directory that was half read when its guest
 moved here has the rest of its entries with it (DirStream.carried): these are served first, by the source's cookies.
 """
 
 from libc.errno cimport EBADF, EINVAL, ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ferryfs.engine.attrs cimport find_child
 from ferryfs.engine.fuse_abi cimport Dirent, EntryOut, ReadIn
-from ferryfs.engine.handles cimport HANDLE_DIR, DirStream, Handle, handle_get, handle_put
+from ferryfs.engine.handles cimport HANDLE_DIR, DirStream, Handle, dir_drop_rest, handle_get, handle_put
 from ferryfs.engine.inodes cimport Inode, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport Request, Server
@@ -25,8 +28,10 @@ cdef enum:
     DENT_RECLEN = 16
     DENT_TYPE = 18
     DENT_NAME = 19
-    # Read from the host at a time. An entry takes 24 + its name there and more in an answer, so this is never much too little.
+    # Read from the host at a time: the most and the least, and between them as much as the guest has room for.
     DENTS_AT_ONCE = 32 * 1024
+    DENTS_AT_LEAST = 4096
+    ENTRY_MAX = 128 + 24 + 1024     # of an answer: fuse_entry_out, fuse_dirent, the longest name that FUSE has
     FULL = 1                    # put_entry: no room for this one
 
 
@@ -38,13 +43,16 @@ cdef int put_entry(
     An entry that can't be looked up (it is gone, or not ours to see) is given without a nodeid: the guest asks when it wants it.
     """
     cdef Server *server = request.server
-    cdef char padding[8]
+    cdef uint8_t packed[ENTRY_MAX]
     cdef Dirent dirent
     cdef EntryOut entry
     cdef Inode *child = NULL
     cdef uint32_t length = <uint32_t>strlen(name)
     cdef uint32_t padded = (length + 7) & ~<uint32_t>7
-    cdef uint32_t size = sizeof(Dirent) + padded + (sizeof(EntryOut) if plus else 0)
+    cdef uint32_t at = sizeof(EntryOut) if plus else 0
+    cdef uint32_t size = at + sizeof(Dirent) + padded
+    if size > ENTRY_MAX:
+        return 0                # a guest's kernel gives the whole directory up at such a name
     if size > limit - request.reply_length:
         return FULL
     if plus:
@@ -54,18 +62,19 @@ cdef int put_entry(
                 memset(&entry, 0, sizeof(entry))
             else:
                 ino = entry.attr.ino
-        # The room was checked for the whole entry above, so none of these replies can fail and strand a lookup.
-        reply(request, &entry, sizeof(entry))
-        if child != NULL:
-            inode_put(&server.inodes, child)
+        memcpy(packed, &entry, sizeof(entry))
     dirent.ino = ino
     dirent.off = offset
     dirent.namelen = length
     dirent.type = kind
-    reply(request, &dirent, sizeof(dirent))
-    reply(request, name, length)
-    memset(padding, 0, sizeof(padding))
-    return reply(request, padding, padded - length)
+    memcpy(packed + at, &dirent, sizeof(dirent))
+    memcpy(packed + at + sizeof(dirent), name, length)
+    memset(packed + at + sizeof(dirent) + length, 0, padded - length)
+    # The room was checked for the whole entry above, so this reply can't fail and strand a lookup.
+    reply(request, packed, size)
+    if child != NULL:
+        inode_put(&server.inodes, child)
+    return 0
 
 
 cdef int serve_carried(Request *request, Handle *handle, uint64_t *offset, bint plus, uint32_t limit) noexcept nogil:
@@ -92,47 +101,76 @@ cdef int serve_carried(Request *request, Handle *handle, uint64_t *offset, bint 
     return 1
 
 
-cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint32_t limit) noexcept nogil:
-    """Fills the answer from the host's directory; under the stream's lock. 0 or -errno."""
-    cdef DirStream *dir = handle.dir
-    cdef uint8_t *buffer = request.scratch
+cdef int give(
+    Request *request, Handle *handle, const uint8_t *dents, uint32_t length, uint32_t *at, bint plus, uint32_t limit
+) noexcept nogil:
+    """Puts the host's entries from `at` on into the answer, moving `at` and the stream's position; 0, FULL or -errno."""
     cdef uint64_t ino = 0
     cdef uint64_t following = 0
     cdef uint16_t record = 0
-    cdef long got
-    cdef long at
     cdef int result
+    while at[0] < length:
+        memcpy(&ino, dents + at[0], sizeof(ino))
+        memcpy(&following, dents + at[0] + DENT_OFF, sizeof(following))
+        memcpy(&record, dents + at[0] + DENT_RECLEN, sizeof(record))
+        result = put_entry(
+            request, handle, ino, following, dents[at[0] + DENT_TYPE], <const char *>dents + at[0] + DENT_NAME, plus, limit
+        )
+        if result != 0:
+            return result
+        handle.dir.position = <int64_t>following
+        at[0] += record
+    return 0
+
+
+cdef void keep(DirStream *dir, const uint8_t *dents, uint32_t length) noexcept nogil:
+    """Keeps entries for the next answer; without memory for that, the next answer seeks back to them."""
+    dir.rest = <uint8_t *>malloc(length)
+    if dir.rest == NULL:
+        dir.position = -1
+        return
+    memcpy(dir.rest, dents, length)
+    dir.rest_at = 0
+    dir.rest_length = length
+
+
+cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint32_t limit) noexcept nogil:
+    """Fills the answer from the host's directory; under the stream's lock. 0 or -errno."""
+    cdef DirStream *dir = handle.dir
+    cdef size_t batch = limit if limit < DENTS_AT_ONCE else DENTS_AT_ONCE
+    cdef uint32_t at
+    cdef long got
+    cdef int result
+    if batch < DENTS_AT_LEAST:
+        batch = DENTS_AT_LEAST
     if serve_carried(request, handle, &offset, plus, limit):
         return 0
-    if dir.position != <int64_t>offset:
+    # From the beginning always means anew: rewinddir(3) shows what has changed.
+    if dir.position != <int64_t>offset or (offset == 0 and dir.rest != NULL):
+        dir_drop_rest(dir)
+        dir.position = -1
         if lseek(handle.fd, <int64_t>offset, SEEK_SET) < 0:
             return -errno
         dir.position = <int64_t>offset
     while True:
-        got = syscall(SYS_getdents64, handle.fd, buffer, <size_t>DENTS_AT_ONCE)
-        if got < 0:
-            dir.position = -1
-            # The directory was removed while it was open: nothing is left in it.
-            return 0 if errno == ENOENT or request.reply_length > 0 else -errno
-        if got == 0:
-            return 0
-        at = 0
-        while at < got:
-            memcpy(&ino, buffer + at, sizeof(ino))
-            memcpy(&following, buffer + at + DENT_OFF, sizeof(following))
-            memcpy(&record, buffer + at + DENT_RECLEN, sizeof(record))
-            result = put_entry(
-                request, handle, ino, following, buffer[at + DENT_TYPE], <const char *>buffer + at + DENT_NAME, plus, limit
-            )
-            if result != 0:
-                # The fd stands behind what was read from the host; the guest goes on behind what it was given.
+        if dir.rest != NULL:
+            result = give(request, handle, dir.rest, dir.rest_length, &dir.rest_at, plus, limit)
+            if result == 0:
+                dir_drop_rest(dir)
+        else:
+            got = syscall(SYS_getdents64, handle.fd, request.scratch, batch)
+            if got < 0:
                 dir.position = -1
-                return 0 if result == FULL and request.reply_length > 0 else -EINVAL
-            dir.position = <int64_t>following
-            at += record
-        # One batch is a good answer; more only while there is plenty of room, so that large buffers are used.
-        if limit - request.reply_length < DENTS_AT_ONCE:
-            return 0
+                # The directory was removed while it was open: nothing is left in it.
+                return 0 if errno == ENOENT or request.reply_length > 0 else -errno
+            if got == 0:
+                return 0
+            at = 0
+            result = give(request, handle, request.scratch, <uint32_t>got, &at, plus, limit)
+            if result != 0:
+                keep(dir, request.scratch + at, <uint32_t>got - at)
+        if result != 0:
+            return 0 if request.reply_length > 0 else -EINVAL
 
 
 cdef int read_dir(Request *request, bint plus) noexcept nogil:
