@@ -187,6 +187,32 @@ def test_ctrl_c_unmounts_although_it_is_busy(tmp_path: Path, shared: Path, mount
     assert (shared / "busy").read_text() == "written before"
 
 
+def test_a_daemon_that_hangs_is_left_by_a_second_ctrl_c(tmp_path: Path, shared: Path, mountpoint: Path) -> None:
+    with_daemon = ["mount", "-f", "--daemon", daemon_line("ferryfsd", shared), tmp_path / "socket", mountpoint]
+    command = [sys.executable, "-m", "ferryfs.cli.tool", *map(str, with_daemon)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        while "is mounted on" not in process.stderr.readline():
+            assert process.poll() is None
+        os.kill(ask(str(mountpoint), "status")["daemon_pid"], signal.SIGSTOP)
+        waiting = subprocess.Popen(["stat", mountpoint / "file"], stderr=subprocess.PIPE, text=True)
+        while ask(str(mountpoint), "status")["in_flight"] == 0:
+            assert waiting.poll() is None
+        process.send_signal(signal.SIGINT)
+        # Answered after the first signal was seen to: the second one is not merged with it.
+        ask(str(mountpoint), "status")
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(30) == 0
+        assert waiting.wait(10) == 1
+        assert waiting.communicate()[1]
+    finally:
+        process.kill()
+        process.communicate()
+    assert not os.path.ismount(mountpoint)
+
+
 def refusal(*words: str | Path) -> str:
     done = ferryfs("mount", *words, check=False)
     assert done.returncode in (1, 2)

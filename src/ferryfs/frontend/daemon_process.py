@@ -93,6 +93,8 @@ class DaemonProcess:
         for action in (None, signal.SIGTERM, signal.SIGKILL):
             if action is not None:
                 self._process.send_signal(action)
+                # One that was stopped, by a debugger or by hand, would not even see it.
+                self._process.send_signal(signal.SIGCONT)
             try:
                 self._process.wait(END_TIMEOUT_S if action else 3.0)
                 break

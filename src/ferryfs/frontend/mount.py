@@ -228,8 +228,8 @@ class Mount:
                     while self._events:
                         self._event(*self._events.popleft(), on_ready)
                 case "signal":
-                    signals.recv(64)
-                    self._signalled()
+                    for _ in signals.recv(64):
+                        self._signalled()
                 case "control" if self._control is not None:
                     self._control.serve()
                 case "daemon" if key.fileobj is self.attachment.client:
