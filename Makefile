@@ -22,7 +22,7 @@ check:
 
 # The suites that reach the compiled core, with address and undefined-behaviour sanitizers.
 test-asan:
-	@scripts/setup test
+	@scripts/setup asan
 	@scripts/asan $(ARGS)
 
 # The reference daemons that tests and benchmarks compare with.

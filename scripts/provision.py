@@ -1,6 +1,6 @@
 """Bring this machine to where `make demo` and `make test` can run; everything that is there already is left alone.
 
-usage: scripts/setup [demo|test]
+usage: scripts/setup [demo|test|asan]
 
 System packages are installed with apt as root or through sudo; without either, one list says what to install.
 Everything else goes into `.venv` (the built package and its tools) and the cache folder (guest kernel, busybox, a
@@ -27,7 +27,8 @@ from pathlib import Path
 from suites import NotHere, Source, Suite, cache_folder, derive, machine_sources, os_release, run
 
 HERE = Path(__file__).resolve().parent.parent
-VENV = Path(os.environ.get("FERRYFS_VENV", HERE / ".venv"))
+KINDS = ("demo", "test", "asan")
+SANITIZERS = ("-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized")
 # The first QEMU whose vhost-user-fs device migrates (device state over SET_DEVICE_STATE_FD).
 OLDEST_QEMU = (8, 2)
 OLDEST_PYTHON = (3, 11)
@@ -231,43 +232,52 @@ def _sources() -> list[Path]:
     return [*kept, HERE / "meson.build", HERE / "pyproject.toml"]
 
 
-def _is_editable() -> bool:
-    for found in VENV.glob("lib/python3*/site-packages/ferryfs-*.dist-info/direct_url.json"):
+def _is_editable(environment: Path) -> bool:
+    for found in environment.glob("lib/python3*/site-packages/ferryfs-*.dist-info/direct_url.json"):
         return bool(json.loads(found.read_text()).get("dir_info", {}).get("editable", False))
     return False
 
 
+def environment_folder(kind: str) -> Path:
+    """Where the environment of this kind of run is; a build with sanitizers never gets in the way of the usual one."""
+    if kind == "asan":
+        return HERE / ".venv-asan"
+    return Path(os.environ.get("FERRYFS_VENV", HERE / ".venv"))
+
+
 def environment(kind: str) -> None:
-    """`.venv` with the tools of this kind of run and the package as it is in the checkout, built once a change."""
-    python = VENV / "bin" / "python"
+    """The tools of this kind of run and the package as it is in the checkout, built once a change."""
+    folder = environment_folder(kind)
+    python = folder / "bin" / "python"
     if not python.exists():
-        say(f"making {VENV}")
-        run([sys.executable, "-m", "venv", str(VENV)])
-    wanted = groups("dev" if kind == "test" else "build")
+        say(f"making {folder}")
+        run([sys.executable, "-m", "venv", str(folder)])
+    wanted = groups("build" if kind == "demo" else "dev")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    tools_stamp = VENV / "ferryfs-tools"
+    tools_stamp = folder / "ferryfs-tools"
     installed = set(tools_stamp.read_text().splitlines()) if tools_stamp.exists() else set()
     if not installed.issuperset(wanted):
         say("installing Python tools: " + " ".join(re.split(r"[<>=\[]", one)[0] for one in wanted))
         run([*pip, *wanted])
         tools_stamp.write_text("\n".join(sorted(installed | set(wanted))))
-    stamp = VENV / "ferryfs-built"
+    stamp = folder / "ferryfs-built"
     state = _fingerprint(_sources(), sys.version)
-    if stamp.exists() and stamp.read_text() == state and not _is_editable():
+    if stamp.exists() and stamp.read_text() == state and not _is_editable(folder):
         return
-    say("building ferryfs")
-    build(python)
+    say("building ferryfs" + (" with sanitizers" if kind == "asan" else ""))
+    build(folder, SANITIZERS if kind == "asan" else ())
     stamp.write_text(state)
 
 
-def build(python: Path) -> None:
-    """Build and install the package, and refuse what Cython only hints at."""
-    folder = HERE / "build" / f"{VENV.name.lstrip('.')}-{platform.machine()}"
+def build(environment: Path, options: Sequence[str]) -> None:
+    """Build the package with these options of meson, install it, and refuse what Cython only hints at."""
+    folder = HERE / "build" / f"{environment.name.lstrip('.')}-{platform.machine()}"
     log = HERE / "build" / "install.log"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-v", "--no-build-isolation"]
-    command += ["--no-deps", "--force-reinstall", f"-Cbuild-dir={folder}", str(HERE)]
-    path = f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    command = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "-v"]
+    command += ["--no-build-isolation", "--no-deps", "--force-reinstall", f"-Cbuild-dir={folder}"]
+    command += [*(f"-Csetup-args={option}" for option in options), str(HERE)]
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
     with log.open("w") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path})
     text = log.read_text()
@@ -283,7 +293,7 @@ def build(python: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     kind = arguments[0] if arguments else "demo"
-    if kind not in {"demo", "test"}:
+    if kind not in KINDS:
         print(__doc__, file=sys.stderr)
         return 2
     try:
@@ -291,7 +301,7 @@ def main(arguments: Sequence[str]) -> int:
             raise NotHere(f"Python {platform.python_version()} is older than 3.11; set PYTHON to a newer one.")
         if platform.machine() != "x86_64":
             raise NotHere(f"the guest is for x86_64 machines so far, and this one is {platform.machine()}.")
-        install_system_packages([*REQUIREMENTS, *(TEST_REQUIREMENTS if kind == "test" else ())])
+        install_system_packages([*REQUIREMENTS, *(() if kind == "demo" else TEST_REQUIREMENTS)])
         here = Suite("machine", machine_sources())
         guest_kernel(here)
         guest_busybox(here)
