@@ -40,9 +40,11 @@ for module in /lib/guest-modules/*.ko; do
     test -e "$module" && insmod "$module"
 done
 for port in /sys/class/virtio-ports/*; do
-    test "$(cat "$port/name")" = {PORT_NAME} && agent=/dev/${{port##*/}}
+    test "$(cat "$port/name" 2>/dev/null)" = {PORT_NAME} && agent=/dev/${{port##*/}}
 done
-exec /agent "$agent"
+test -n "$agent" && exec /agent "$agent"
+# Started by hand, without the port: a shell on the console.
+exec setsid cttyhack sh
 """
 
 AGENT = """#!/bin/busybox sh
