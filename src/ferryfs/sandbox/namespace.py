@@ -32,6 +32,7 @@ from ferryfs.sandbox.root import (
     OPEN_TREE_CLONE,
     Confined,
     check_shared,
+    close_leaked_files,
     open_mountinfo,
     open_proc_self,
 )
@@ -86,6 +87,8 @@ def enter(shared_dir: str, ids: Plan, outer_closes: Sequence[int] = ()) -> Confi
         os.close(reader)
         _outer(child, outer_closes)
     os.close(writer)
+    # What the outer process keeps for the sake of a lock is none of this one's business.
+    close_leaked_files(None, locked_too=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     _die_with_parent(reader)
     _unshare(CLONE_NEWNS | CLONE_NEWNET, uid)

@@ -113,11 +113,14 @@ def _open_root(shared_dir: str) -> int:
         raise OptionError(f"--shared-dir={shared_dir}: can't be opened: {error.strerror}") from None
 
 
-def close_leaked_files(keep: int | None) -> int:
+def close_leaked_files(keep: int | None, *, locked_too: bool = False) -> int:
     """Close what the parent left open by mistake; returns how many.
 
     What came through an exec has no FD_CLOEXEC, and whatever Python opens has it. 0, 1 and 2 are filled where
     missing, so that no file of the guest can ever become one of them.
+
+    A file that this process holds a lock on was left open on purpose: libvirt locks its pid file in the name of the
+    process that it starts, and sees by the lock whether the daemon lives. It stays, unless ``locked_too``.
     """
     for fd in range(3):
         try:
@@ -131,13 +134,18 @@ def close_leaked_files(keep: int | None) -> int:
         if fd <= 2 or fd == keep:
             continue
         try:
-            if os.get_inheritable(fd):
+            if os.get_inheritable(fd) and (locked_too or not _is_locked(fd)):
                 os.close(fd)
                 closed += 1
         except OSError:
             # The descriptor of the listing itself.
             continue
     return closed
+
+
+def _is_locked(fd: int) -> bool:
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as lines:
+        return any(line.startswith("lock:") for line in lines)
 
 
 def drop_groups() -> None:

@@ -1,5 +1,6 @@
 """The share as an argument, leaked descriptors, and the plain modes."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -51,3 +52,29 @@ def test_leaked_descriptors_are_closed_and_standard_ones_filled() -> None:
             assert answer.read() == b"(1, [0, 1, 2])"
     finally:
         os.close(leaked)
+
+
+def test_locked_file_of_the_parent_stays_locked(tmp_path: Path) -> None:
+    # As libvirt does it: the lock is taken between fork and exec, and looked for later by somebody else.
+    program = (
+        "import fcntl, os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "os.set_inheritable(fd, True)\n"
+        "fcntl.lockf(fd, fcntl.LOCK_EX)\n"
+        "os.execv(sys.executable, [sys.executable, '-I', '-c', sys.argv[2]])\n"
+    )
+    child = (
+        "from ferryfs.sandbox import root\n"
+        "root.close_leaked_files(None)\n"
+        "print('ready', flush=True)\n"
+        "import sys; sys.stdin.readline()\n"
+        "print(root.close_leaked_files(None, locked_too=True))\n"
+    )
+    command = [sys.executable, "-I", "-c", program, str(tmp_path / "pid"), child]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with open(tmp_path / "pid", "r+b") as file, pytest.raises(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        said, _ = process.communicate("\n", timeout=30)
+        assert said == "1\n"
