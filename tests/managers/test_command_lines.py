@@ -37,7 +37,11 @@ def test_starts_serves_and_ends(name: str, tmp_path: Path) -> None:
         line = shlex.split(COMMAND_LINES[name].format(**words))
         daemon = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-I", "-c", PROGRAM, *line], stderr=subprocess.PIPE, text=True, pass_fds=fds
+                [sys.executable, "-I", "-c", PROGRAM, *line],
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=fds,
+                cwd=share,
             )
         )
         stack.callback(daemon.kill)
