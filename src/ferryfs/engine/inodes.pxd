@@ -99,6 +99,7 @@ cdef int inode_add_open(
 cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil
+cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_opened(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_closed(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_hint(InodeTable *table, Inode *inode, uint64_t parent, const char *name) noexcept nogil

@@ -593,6 +593,20 @@ cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept 
         close(fd)
 
 
+cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil:
+    """Holds a pinned inode by the fd that inode_fd gave, until it is forgotten: it has lost its name, and maybe its last.
+
+    Half of the fds at most go this way: the guest must always be able to open files.
+    """
+    pthread_mutex_lock(&table.lock)
+    if inode.clock and table.fds < table.max_fds // 2:
+        table.clock[inode.clock - 1] = 0
+        inode.clock = 0
+        inode.flags |= INODE_KEEPS_FD
+        table.fds += 1
+    pthread_mutex_unlock(&table.lock)
+
+
 cdef void inode_opened(InodeTable *table, Inode *inode) noexcept nogil:
     """An open file begins to use the (pinned) inode."""
     pthread_mutex_lock(&table.lock)

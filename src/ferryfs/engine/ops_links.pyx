@@ -6,10 +6,14 @@ from libc.string cimport memcpy
 
 from ferryfs.engine.attrs cimport reply_child
 from ferryfs.engine.fuse_abi cimport Rename2In
-from ferryfs.engine.inodes cimport Identity, Inode, identify, inode_fd, inode_forget, inode_get, inode_known, inode_put
+from ferryfs.engine.inodes cimport (
+    Identity, Inode, identify, inode_fd, inode_forget, inode_get, inode_keep_fd, inode_known, inode_put,
+)
 from ferryfs.engine.request cimport check_name, reply, take_string
 from ferryfs.engine.server cimport Request, Server
-from ferryfs.engine.sys cimport AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linkat, readlinkat, renameat2, snprintf, unlinkat
+from ferryfs.engine.sys cimport (
+    AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFREG, linkat, readlinkat, renameat2, snprintf, unlinkat,
+)
 
 
 cdef enum:
@@ -17,6 +21,7 @@ cdef enum:
     RENAME_EXCHANGE = 2
     RENAME_WHITEOUT = 4
     LINK_MAX = 4096             # PATH_MAX: no symlink is longer
+    KIND_SHIFT = 12
 
 
 cdef int directory_fd(Server *server, uint64_t nodeid, Inode **inode) noexcept nogil:
@@ -65,11 +70,41 @@ cdef int op_link(Request *request) noexcept nogil:
     return result
 
 
+cdef Inode *about_to_go(Server *server, Inode *parent, int fd, const char *name) noexcept nogil:
+    """What has this name, pinned and with an fd, when the guest could miss it once the name is gone; else NULL.
+
+    A file handle keeps nothing alive, and what was removed can't be opened by it. An open file or directory has an fd of
+    its own. But a FIFO that the guest has open, or a directory that somebody works in, has none; nor has a closed file whose
+    times a guest with write-back writes after the removal: all would get ESTALE, which a later syncfs reports as well.
+    """
+    cdef Identity identity
+    cdef Inode *inode
+    if identify(&server.inodes, fd, name, 0, &identity) < 0 or identity.handle_size == 0:
+        return NULL
+    inode = inode_known(&server.inodes, &identity, parent.id, name)
+    if inode == NULL:
+        return NULL
+    inode_forget(&server.inodes, inode.id, 1)
+    if (inode.kind == S_IFREG >> KIND_SHIFT and not server.settings.writeback) or inode_fd(&server.inodes, inode) < 0:
+        inode_put(&server.inodes, inode)
+        return NULL
+    return inode
+
+
+cdef void gone(Server *server, Inode *inode, int result) noexcept nogil:
+    """The end of about_to_go: the removal ended with `result`."""
+    if inode != NULL:
+        if result == 0:
+            inode_keep_fd(&server.inodes, inode)
+        inode_put(&server.inodes, inode)
+
+
 cdef int remove(Request *request, int flags) noexcept nogil:
     cdef Server *server = request.server
     cdef uint32_t position = 0
     cdef const char *name = take_string(request, &position)
     cdef Inode *parent = NULL
+    cdef Inode *victim
     cdef int fd
     cdef int result = check_name(name)
     if result < 0:
@@ -79,8 +114,10 @@ cdef int remove(Request *request, int flags) noexcept nogil:
     fd = directory_fd(server, request.head.nodeid, &parent)
     if fd < 0:
         return fd
+    victim = about_to_go(server, parent, fd, name)
     if unlinkat(fd, name, flags) < 0:
         result = -errno
+    gone(server, victim, result)
     inode_put(&server.inodes, parent)
     return result
 
@@ -111,6 +148,7 @@ cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t posi
     cdef const char *newname = take_string(request, &position)
     cdef Inode *parent = NULL
     cdef Inode *newparent = NULL
+    cdef Inode *victim = NULL
     cdef int fd
     cdef int newfd
     cdef int result = check_name(name)
@@ -130,9 +168,12 @@ cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t posi
     if newfd < 0:
         inode_put(&server.inodes, parent)
         return newfd
+    if not flags & (RENAME_EXCHANGE | RENAME_NOREPLACE):
+        victim = about_to_go(server, newparent, newfd, newname)
     if renameat2(fd, name, newfd, newname, flags) < 0:
         result = -errno
-    else:
+    gone(server, victim, result)
+    if result == 0:
         note_place(server, newparent, newfd, newname)
         if flags & RENAME_EXCHANGE:
             note_place(server, parent, fd, name)
