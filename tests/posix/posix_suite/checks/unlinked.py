@@ -149,6 +149,33 @@ def its_directory_can_go_too(directory: Path) -> None:
 
 
 @check()
+def things_without_a_name_stay_known_among_many(directory: Path) -> None:
+    """Whatever a daemon caches is pushed out by 2000 other files; the holder of a nameless thing must not see that."""
+    others = directory / "others"
+    others.mkdir()
+    for index in range(2000):
+        make(others / str(index), b"")
+    (directory / "dir").mkdir()
+    os.mkfifo(directory / "fifo")
+    with (
+        opened(directory / "fifo", os.O_RDWR) as fifo,
+        opened(make(directory / "file"), os.O_RDWR) as file,
+        working_directory(directory / "dir"),
+    ):
+        (directory / "fifo").unlink()
+        (directory / "file").unlink()
+        (directory / "dir").rmdir()
+        for index in range(2000):
+            (others / str(index)).chmod(0o600)
+        os.fchmod(fifo, 0o640)
+        equal(0o640, stat.S_IMODE(os.fstat(fifo).st_mode), "mode of the FIFO")
+        os.fchmod(file, 0o604)
+        equal(0o604, stat.S_IMODE(os.fstat(file).st_mode), "mode of the file")
+        os.chmod(".", 0o711)
+        equal(0o711, stat.S_IMODE(os.stat(".").st_mode), "mode of the working directory")
+
+
+@check()
 def unlink_of_a_directory_is_eisdir(directory: Path) -> None:
     (directory / "dir").mkdir()
     with fails(errno.EISDIR):
