@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon
 
-from .mounting import daemon_command, mounted, needs_fuse
+from .mounting import daemon_command, ferryfs, mounted, needs_fuse
 
 pytestmark = needs_fuse
 
@@ -75,3 +75,18 @@ def test_posix_suite_needs_nothing_that_the_filter_forbids(
         # What failed is the suites' own business; here a forbidden call would have ended the daemon.
         assert (mountpoint / "here").read_text() == "from the host\n"
     assert "SIGSYS" not in daemon.log_text()
+
+
+def test_migration_between_confined_daemons(start_daemon: StartDaemon, shared: Path, mountpoint: Path) -> None:
+    source = start_daemon(daemon_command("ferryfsd"), shared, EVERYTHING)
+    destination = start_daemon(daemon_command("ferryfsd"), shared, EVERYTHING)
+    with mounted(source.socket, mountpoint), open(mountpoint / "here") as held, open(mountpoint / "gone", "w+") as gone:
+        gone.write("no name left")
+        gone.flush()
+        (mountpoint / "gone").unlink()
+        ferryfs("migrate", mountpoint, destination.socket)
+        assert held.read() == "from the host\n"
+        gone.seek(0)
+        assert gone.read() == "no name left"
+        assert os.listdir(mountpoint) == ["here"]
+    assert "SIGSYS" not in source.log_text() + destination.log_text()
