@@ -426,10 +426,12 @@ cdef class FusePump:
         cdef OutHeader *out = <OutHeader *>(s.base + REPLY_AT)
         cdef OutHeader failed
         cdef uint32_t length = out.len
+        cdef bint usable
         cdef ssize_t written
-        if length != used or out.unique != s.unique:
+        usable = OUT_HEADER <= length <= s.reply_room and used >= OUT_HEADER and out.unique == s.unique
+        if not usable or length != used:
             self._complain(s, used, length)
-        if length < OUT_HEADER or length > s.reply_room or used < OUT_HEADER or out.unique != s.unique:
+        if not usable:
             length = 0
         elif s.opcode == INIT:
             self._note_init(s, length)
