@@ -32,3 +32,9 @@ def test_page_is_clean_roff() -> None:
     words = [program, "-T", "lint"] if program.endswith("mandoc") else [program, "-man", "-Tutf8", "-ww"]
     done = subprocess.run(words, input=manual_page(), capture_output=True, text=True, check=False)
     assert "error" not in (done.stderr + done.stdout if "mandoc" in program else done.stderr).lower()
+
+
+def test_every_option_has_a_line_about_compatibility() -> None:
+    table_lines = (DOCS / "compatibility.md").read_text()
+    for name in table():
+        assert f"{flag(name)}" in table_lines, f"docs/compatibility.md has no line for {flag(name)}"
