@@ -9,9 +9,10 @@ demo:
 	@$(VENV)/bin/ferryfs demo $(ARGS)
 
 # Lint, types, stubs, and every suite.
+# Where a reference daemon is not to be had, its tests are skipped, which is a failure under CI=true only.
 test:
 	@scripts/setup test
-	@scripts/peers
+	-@scripts/peers
 	@PATH="$(abspath $(VENV)/bin):$$PATH" scripts/check
 	@$(VENV)/bin/python -m pytest $(ARGS)
 

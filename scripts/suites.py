@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,15 +105,14 @@ def machine_sources(folder: Path = APT_FOLDER) -> list[Source]:
     return found
 
 
-def derive(suite: str) -> Source:
-    """The entry for another suite of the archive that this machine's own release comes from."""
-    release = os_release().get("VERSION_CODENAME", "")
-    own = [source for source in machine_sources() if source.suite == release]
+def derive(suite: str, *, folder: Path = APT_FOLDER, release: Mapping[str, str] | None = None) -> Source:
+    """The entry for another suite of the archive that this machine's own release (its os-release) comes from."""
+    known = os_release() if release is None else release
+    name = known.get("VERSION_CODENAME", "")
+    own = [source for source in machine_sources(folder) if source.suite == name]
     if not own:
-        raise NotHere(
-            f"no entry for {release or 'this release'} in {APT_FOLDER}/sources.list.d, so {suite} can't be derived."
-        )
-    wanted = ("main", "universe") if os_release().get("ID") == "ubuntu" else ("main",)
+        raise NotHere(f"no entry for {name or 'this release'} in {folder}/sources.list.d, so {suite} can't be derived.")
+    wanted = ("main", "universe") if known.get("ID") == "ubuntu" else ("main",)
     return replace(own[0], suite=suite, components=wanted)
 
 

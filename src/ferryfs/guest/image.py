@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,6 +144,9 @@ def _entries(parts: Parts) -> Iterator[cpio.Entry]:
     if parts.python is not None:
         # First: where a distribution has /bin and /lib as links into /usr, the folders below must not come before.
         yield from cpio.tree(parts.python, PYTHON_SKIPPED | FOLDERS_SKIPPED)
+        if not (parts.python / "lib64").exists():
+            # Debian 13 has the loader in /usr/lib64 and, in another package, the link to it that programs go by.
+            yield cpio.Entry("lib64", stat.S_IFLNK | 0o777, b"usr/lib64")
     for folder in (
         "bin",
         "sbin",
