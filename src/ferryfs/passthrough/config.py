@@ -86,7 +86,7 @@ class IdRange:
 class XattrRule:
     """One ``--xattrmap`` rule after parsing. ``scope``: client, server, all. ``action``: prefix, ok, bad, unsupported.
 
-    A ``map`` rule is several of these. A name that no rule decides is hidden (host's) or ENOTSUP (guest's).
+    A ``map`` rule is several of these. A name that no rule decides is hidden (host's) or EPERM (guest's).
     """
 
     scope: str

@@ -16,7 +16,7 @@ prefix        PREPEND is put in front of it              PREPEND is cut from it
 ok            unchanged                                  unchanged
 bad           EPERM                                      hidden
 unsupported   ENOTSUP                                    hidden
-no rule       ENOTSUP                                    hidden
+no rule       EPERM                                      hidden
 ============  =========================================  ======================================
 
 ``map_client`` and ``map_server`` are the plain reference; the engine's compiled form is tested against them.
@@ -68,10 +68,10 @@ def parse_rules(text: str) -> tuple[XattrRule, ...]:
 def map_client(rules: Iterable[XattrRule], name: bytes) -> bytes:
     """The host's name for a name that the guest uses. Raises ``UnmappedName``."""
     rule = find_rule(rules, "client", name)
-    if rule is None or rule.action == "unsupported":
-        raise UnmappedName(errno.ENOTSUP, rule)
-    if rule.action == "bad":
+    if rule is None or rule.action == "bad":
         raise UnmappedName(errno.EPERM, rule)
+    if rule.action == "unsupported":
+        raise UnmappedName(errno.ENOTSUP, rule)
     mapped = rule.prepend + name if rule.action == "prefix" else name
     if len(mapped) > NAME_MAX:
         raise UnmappedName(errno.ERANGE, rule)

@@ -23,7 +23,7 @@ def test_rules_from_a_file_and_what_is_worth_knowing(tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "no rule is left for other names on the client side: they are refused" in said
     assert "security.capability becomes user.vm.security.capability" in said
-    assert "guest uses  trusted.x -> ENOTSUP  (no rule)" in said
+    assert "guest uses  trusted.x -> EPERM  (no rule)" in said
 
 
 @pytest.mark.parametrize("argv", [["test"], ["try", ":ok:all:::"], ["test", ":ok:"], ["test", "@/nonexistent"]])
