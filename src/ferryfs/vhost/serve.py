@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -190,8 +189,9 @@ def serve(
             session, control = connect()
             try:
                 if not announced:
-                    sys.stderr.write(READY_LINE + "\n")
-                    sys.stderr.flush()
+                    # The pipe of a manager may be full, not blocking, or closed: no reason not to serve.
+                    with suppress(OSError):
+                        os.write(2, READY_LINE.encode() + b"\n")
                     announced = True
                 sock = _accept(listener, stop_fd)
                 if sock is None:
@@ -217,8 +217,12 @@ def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:
     poll.register(listener, select.POLLIN)
     poll.register(stop_fd, select.POLLIN)
     while True:
-        for fd, _ in poll.poll():
+        for fd, ready in poll.poll():
             if fd == stop_fd:
+                return None
+            if ready & select.POLLHUP:
+                # A manager that gives up on its virtual machine calls shutdown(2) on the socket that it shares with us.
+                _LOG.info("The listening socket was shut down by the process that made it.")
                 return None
             with suppress(BlockingIOError, ConnectionAbortedError):
                 return listener.accept()[0]
