@@ -18,7 +18,7 @@ from interop.mounting import NAMES, daemon_command, daemon_line, ferryfs, mounte
 pytestmark = needs_fuse
 
 REFERENCE = [name for name in NAMES if name.startswith("virtiofsd")]
-PAIRS = list(itertools.product(REFERENCE, REFERENCE))
+PAIRS = list(itertools.product(NAMES, NAMES))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_source_serves_on_when_the_destination_refuses(
         assert (mountpoint / "still").read_text() == "served"
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_saved_state_is_restored(name: str, tmp_path: Path, shared: Path, mountpoint: Path) -> None:
     file = tmp_path / "state"
     with (
