@@ -14,4 +14,4 @@ cdef void fill_attr(const Server *server, const Statx *st, Attr *attr) noexcept 
 cdef int find_child(Server *server, Inode *parent, int parent_fd, const char *name, EntryOut *entry, Inode **found) noexcept nogil
 cdef int adopt_created(Server *server, Inode *parent, const char *name, int fd, EntryOut *entry, Inode **found) noexcept nogil
 cdef void undo_lookup(Server *server, Inode *inode) noexcept nogil
-cdef int reply_child(Request *request, Inode *parent, int parent_fd, const char *name) noexcept nogil
+cdef int reply_child(Request *request, Inode *parent, int parent_fd, const char *name, bint is_new) noexcept nogil

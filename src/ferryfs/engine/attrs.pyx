@@ -148,6 +148,24 @@ cdef int find_known(
     return 0
 
 
+cdef int open_child(
+    Server *server, Inode *parent, int parent_fd, const char *name, Statx *st, Inode **found
+) noexcept nogil:
+    """Looks a name up by opening it once and asking the fd for all there is to know; 0 or -errno."""
+    cdef Identity identity
+    cdef int result
+    cdef int fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0 and (errno == EMFILE or errno == ENFILE) and fds_shrink(&server.inodes) > 0:
+        fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0:
+        return -ENFILE if errno == EMFILE else -errno
+    result = identify_open(server, fd, &identity, st)
+    if result < 0:
+        close(fd)
+        return result
+    return inode_add(&server.inodes, &identity, fd, st.mode, parent.id, name, found)
+
+
 cdef int find_child(
     Server *server, Inode *parent, int parent_fd, const char *name, EntryOut *entry, Inode **found
 ) noexcept nogil:
@@ -155,26 +173,13 @@ cdef int find_child(
 
     The name must have passed check_name: nothing else keeps it inside the share.
     """
-    cdef Identity identity
     cdef Statx st
     cdef Inode *inode = NULL
-    cdef int fd
     cdef int result = find_known(server, parent, parent_fd, name, &st, &inode)
+    if result == 0:
+        result = open_child(server, parent, parent_fd, name, &st, &inode)
     if result < 0:
         return result
-    if result == 0:
-        fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
-        if fd < 0 and (errno == EMFILE or errno == ENFILE) and fds_shrink(&server.inodes) > 0:
-            fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
-        if fd < 0:
-            return -ENFILE if errno == EMFILE else -errno
-        result = identify_open(server, fd, &identity, &st)
-        if result < 0:
-            close(fd)
-            return result
-        result = inode_add(&server.inodes, &identity, fd, st.mode, parent.id, name, &inode)
-        if result < 0:
-            return result
     fill_entry(server, parent, inode, &st, entry)
     found[0] = inode
     return 0
@@ -195,11 +200,21 @@ cdef int adopt_created(
     return result
 
 
-cdef int reply_child(Request *request, Inode *parent, int parent_fd, const char *name) noexcept nogil:
-    """Answers with the entry of `name`: the end of LOOKUP, MKDIR, MKNOD, SYMLINK and LINK."""
+cdef int reply_child(Request *request, Inode *parent, int parent_fd, const char *name, bint is_new) noexcept nogil:
+    """Answers with the entry of `name`: the end of LOOKUP, MKDIR, MKNOD, SYMLINK and LINK.
+
+    `is_new`: it was just made, so there is no use in asking whether the guest knows it.
+    """
     cdef EntryOut entry
+    cdef Statx st
     cdef Inode *inode = NULL
-    cdef int result = find_child(request.server, parent, parent_fd, name, &entry, &inode)
+    cdef int result
+    if is_new:
+        result = open_child(request.server, parent, parent_fd, name, &st, &inode)
+        if result == 0:
+            fill_entry(request.server, parent, inode, &st, &entry)
+    else:
+        result = find_child(request.server, parent, parent_fd, name, &entry, &inode)
     if result < 0:
         return result
     result = reply(request, &entry, sizeof(entry))

@@ -198,7 +198,7 @@ cdef int op_mknod(Request *request) noexcept nogil:
     if result == 0:
         result = label_new(request, fd, name, &maker, 0)
     if result == 0:
-        result = reply_child(request, parent, fd, name)
+        result = reply_child(request, parent, fd, name, True)
     inode_put(&request.server.inodes, parent)
     return result
 
@@ -229,7 +229,7 @@ cdef int op_mkdir(Request *request) noexcept nogil:
     if result == 0:
         result = label_new(request, fd, name, &maker, AT_REMOVEDIR)
     if result == 0:
-        result = reply_child(request, parent, fd, name)
+        result = reply_child(request, parent, fd, name, True)
     inode_put(&request.server.inodes, parent)
     return result
 
@@ -261,7 +261,7 @@ cdef int op_symlink(Request *request) noexcept nogil:
     if result == 0:
         result = label_new(request, fd, name, &maker, 0)
     if result == 0:
-        result = reply_child(request, parent, fd, name)
+        result = reply_child(request, parent, fd, name, True)
     inode_put(&request.server.inodes, parent)
     return result
 

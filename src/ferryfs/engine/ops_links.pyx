@@ -64,7 +64,7 @@ cdef int op_link(Request *request) noexcept nogil:
     if linkat(server.proc_fd, path, parent_fd, name, AT_SYMLINK_FOLLOW) < 0:
         result = -errno
     if result == 0:
-        result = reply_child(request, parent, parent_fd, name)
+        result = reply_child(request, parent, parent_fd, name, False)
     inode_put(&server.inodes, inode)
     inode_put(&server.inodes, parent)
     return result

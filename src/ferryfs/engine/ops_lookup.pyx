@@ -24,7 +24,7 @@ cdef int op_lookup(Request *request) noexcept nogil:
     if parent == NULL:
         return -ENOENT
     fd = inode_fd(&request.server.inodes, parent)
-    result = reply_child(request, parent, fd, name) if fd >= 0 else fd
+    result = reply_child(request, parent, fd, name, False) if fd >= 0 else fd
     inode_put(&request.server.inodes, parent)
     if result == -ENOENT and fd >= 0 and (
         request.server.settings.negative_seconds or request.server.settings.negative_nanoseconds

@@ -13,7 +13,10 @@ cdef enum:
     DEFAULT_BLOCKED = 64            # requests that may wait at the same time, without --thread-pool-size
     STACK_SIZE = 256 * 1024
     ANNOUNCE_AT = 8                 # answers that wait for one interrupt at most
-    TICK_NS = 400000                # of the monitor: a request is found to wait after one to two of these, below 1 ms
+    # Of the monitor: a request is seen by one look and found to wait by the next. Together 1 ms. It looks less often while it sees
+    # every leader between requests: with one request in flight, its looks are what costs.
+    TICK_NS = 400000                # behind a look that saw a request under way
+    CALM_TICK_NS = 600000           # behind one that saw none
     QUIET_TICKS = 4                 # with nothing under way until the monitor goes to sleep
 
 

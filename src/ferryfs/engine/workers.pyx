@@ -64,6 +64,9 @@ cdef extern from "time.h" nogil:
 
 
 cdef enum:
+    SEEN_IDLE = 0
+    SEEN_WORK = 1
+    SEEN_INSIDE = 2
     WITHOUT_KICK_MS = 1         # how often a ring without a kick fd is looked at (vhost-user: the back-end polls)
 
 
@@ -299,21 +302,26 @@ cdef void *work(void *argument) noexcept nogil:
 # ---- the monitor -----------------------------------------------------------------------------------------------------------
 
 
-cdef bint look_at(Ring *ring) noexcept nogil:
-    """Hands the ring on when its leader is in the same request as at the last look; whether anything is under way."""
+cdef int look_at(Ring *ring) noexcept nogil:
+    """Hands the ring on when its leader is in the same request as at the last look. SEEN_IDLE, SEEN_WORK when it has served
+    since, SEEN_INSIDE when it is in a request just now.
+    """
     cdef Worker *worker
     cdef uint64_t sequence
-    cdef bint busy = False
+    cdef int seen = SEEN_IDLE
     pthread_mutex_lock(&ring.lock)
     worker = ring.leader
     if worker != NULL:
         sequence = ferry_load_own_u64(&worker.sequence)
-        busy = sequence != worker.seen or sequence & 1
+        if sequence & 1:
+            seen = SEEN_INSIDE
+        elif sequence != worker.seen:
+            seen = SEEN_WORK
         if sequence & 1 and sequence == worker.seen and may_run(ring):
             hand_on(ring)
         worker.seen = sequence
     pthread_mutex_unlock(&ring.lock)
-    return busy
+    return seen
 
 
 cdef void *watch(void *argument) noexcept nogil:
@@ -323,12 +331,12 @@ cdef void *watch(void *argument) noexcept nogil:
     cdef sigset_t signals
     cdef int quiet = 0
     cdef int i
-    cdef bint busy
+    cdef int seen
+    cdef int most = SEEN_INSIDE
     sigfillset(&signals)
     pthread_sigmask(SIG_SETMASK, &signals, NULL)
     pthread_setname_np(pthread_self(), "ferry-monitor")
     tick.tv_sec = 0
-    tick.tv_nsec = TICK_NS
     while True:
         pthread_mutex_lock(&pool.lock)
         if quiet >= QUIET_TICKS and not pool.closing:
@@ -336,16 +344,19 @@ cdef void *watch(void *argument) noexcept nogil:
             while pool.monitor_sleeps and not pool.closing:
                 pthread_cond_wait(&pool.monitor_wake, &pool.lock)
             quiet = 0
+            most = SEEN_INSIDE
         if pool.closing:
             pthread_mutex_unlock(&pool.lock)
             return NULL
         pthread_mutex_unlock(&pool.lock)
+        tick.tv_nsec = TICK_NS if most == SEEN_INSIDE else CALM_TICK_NS
         clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL)
-        busy = False
+        most = SEEN_IDLE
         for i in range(pool.ring_count):
-            if ferry_load_int(&pool.rings[i].started) and look_at(&pool.rings[i]):
-                busy = True
-        quiet = 0 if busy else quiet + 1
+            if ferry_load_int(&pool.rings[i].started):
+                seen = look_at(&pool.rings[i])
+                most = seen if seen > most else most
+        quiet = 0 if most != SEEN_IDLE else quiet + 1
 
 
 cdef int pool_init(
