@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from ferryfs.cli import options_rules, options_text
 from ferryfs.cli.options import Options, SeccompAction
 from ferryfs.cli.options_sources import Parsed, load
-from ferryfs.errors import FerryError, OptionError, SetupError
+from ferryfs.errors import FerryError, OptionError
 
 _LOG = logging.getLogger("ferryfs")
 
@@ -112,5 +112,5 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # ferryfsd --help | head
-        raise SetupError("stdout was closed") from None
+        # ferryfsd --help | head: what is left has nobody to read it, now and when the stream is flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
