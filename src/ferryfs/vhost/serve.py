@@ -207,6 +207,9 @@ def serve(
                 stopped = False
             finally:
                 control.close()
+                # 1. a worker meets the hole, the session ends for it, 2. another worker meets one while the device is
+                # closed: that is this front-end's fault too, and not the next one's.
+                memory_was_lost()
             if stopped or not keep_listening:
                 return
 
