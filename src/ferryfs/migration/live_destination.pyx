@@ -1,14 +1,14 @@
 """Filling a device's tables from a state: inodes under the numbers that the guest knows them by, open files, the session.
 
-For a device whose rings are stopped. Every inode that is restored is pinned until ``finish`` or ``clear``, so that directories
-which only lead to others stay as long as they are needed and not longer.
+For a device whose rings are stopped. An inode without look-ups of its own, which only leads to others, is pinned until ``finish``
+or ``clear``: it stays as long as it is needed and not longer.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP
+from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset, strdup
+from libc.string cimport memcmp, memset, strdup
 
 import os
 from array import array
@@ -51,7 +51,7 @@ cdef class LiveDestination:
         return &self.table.chunks[slot // CHUNK][slot % CHUNK]
 
     cdef Inode *_inode(self, uint64_t id) except NULL:
-        """A restored inode (or the root): it stays while this object has it pinned. Raises KeyError."""
+        """A restored inode (or the root): nothing else runs that could end it. Raises KeyError."""
         cdef Inode *inode = NULL
         cdef uint32_t slot
         pthread_mutex_lock(&self.table.lock)
@@ -69,32 +69,53 @@ cdef class LiveDestination:
         with nogil:
             session_end(&self.device.server)
 
-    def restore(self, uint64_t id, uint64_t lookups, int fd, uint64_t parent, bytes name):
-        """Files what ``fd`` (O_PATH; taken over) is under ``id``. Raises OSError."""
+    def restore(self, uint64_t id, uint64_t lookups, int fd, uint64_t parent, bytes name, expected):
+        """Files what ``fd`` (O_PATH; taken over) is under ``id``; its file type (S_IFMT >> 12). Raises OSError.
+
+        ``expected`` is None or the (handle_type, handle) that it must have: ESTALE when it has another one.
+        """
         cdef Identity identity
         cdef const char *hint = name
         cdef bint hinted = len(name) > 0
+        cdef const uint8_t *handle = NULL
+        cdef Py_ssize_t handle_size = 0
+        cdef int handle_type = 0
         cdef int result
+        cdef uint16_t mode = 0
+        if expected is not None:
+            handle_type, reference = expected
+            handle = <const uint8_t *><const char *><bytes>reference
+            handle_size = len(<bytes>reference)
         with nogil:
-            result = self._restore(&identity, id, lookups, fd, parent, hint, hinted)
+            result = identify(self.table, fd, "", AT_EMPTY_PATH, &identity)
+            if result == 0 and handle_size > 0 and identity.handle_size > 0:
+                if (
+                    identity.handle_type != handle_type or identity.handle_size != <uint32_t>handle_size
+                    or memcmp(identity.handle, handle, handle_size) != 0
+                ):
+                    result = -ESTALE
+            if result < 0:
+                close(fd)
+            else:
+                result = self._restore(&identity, id, lookups, fd, parent, hint, hinted, &mode)
         if result < 0:
             raise failure(-result)
-        self.pinned.append(id)
+        if lookups == 0:
+            self.pinned.append(id)
+        return mode >> 12
 
     cdef int _restore(
-        self, Identity *identity, uint64_t id, uint64_t lookups, int fd, uint64_t parent, const char *name, bint hinted
+        self, Identity *identity, uint64_t id, uint64_t lookups, int fd, uint64_t parent, const char *name, bint hinted,
+        uint16_t *mode
     ) noexcept nogil:
         cdef Inode *inode
-        cdef uint16_t mode = 0
         cdef uint32_t slot = 0
         cdef int mount
-        cdef int result = identify(self.table, fd, "", AT_EMPTY_PATH, identity)
-        if result == 0:
-            result = identify_stat(self.table, fd, "", AT_EMPTY_PATH, identity, &mode)
+        cdef int result = identify_stat(self.table, fd, "", AT_EMPTY_PATH, identity, mode)
         if result < 0:
             close(fd)
             return result
-        mount = mount_of(self.table, identity, fd, mode)
+        mount = mount_of(self.table, identity, fd, mode[0])
         if mount < 0:
             close(fd)
             return mount
@@ -105,13 +126,13 @@ cdef class LiveDestination:
             result = -ENFILE
         else:
             slot = take_inode_slot(self.table)
-            result = -ENOMEM if slot == INDEX_NONE else fill_slot(self.table, slot, identity, mount, mode, id)
+            result = -ENOMEM if slot == INDEX_NONE else fill_slot(self.table, slot, identity, mount, mode[0], id)
         if result < 0:
             self.table.mounts[mount].inodes -= 1
         else:
             inode = self._at(slot)
             inode.nlookup = lookups
-            inode.pins = 1
+            inode.pins = 1 if lookups == 0 else 0
             if hinted:
                 set_hint(inode, parent, name)
             if self.table.mounts[mount].fd < 0:
@@ -146,7 +167,7 @@ cdef class LiveDestination:
             else:
                 inode.id = id
                 inode.nlookup = lookups
-                inode.pins = 1
+                inode.pins = 1 if lookups == 0 else 0
                 inode.flags = INODE_INVALID
                 inode.error = <uint8_t>(error if 0 < error < 256 else EIO)
                 self.table.count += 1
@@ -155,14 +176,22 @@ cdef class LiveDestination:
         pthread_mutex_unlock(&self.table.lock)
         if result:
             raise failure(result)
-        self.pinned.append(id)
+        if lookups == 0:
+            self.pinned.append(id)
 
     def open_path(self, uint64_t id):
         """An O_PATH fd of a restored inode or the root, the caller's. Raises KeyError, OSError."""
-        cdef int fd = inode_fd(self.table, self._inode(id))
-        if fd < 0:
-            raise failure(-fd)
-        return os.dup(fd)
+        cdef Inode *inode = self._inode(id)
+        cdef int fd
+        # inode_fd gives an fd only to those who have the inode pinned, and without this one it may be closed in between.
+        inode.pins += 1
+        fd = inode_fd(self.table, inode)
+        try:
+            if fd < 0:
+                raise failure(-fd)
+            return os.dup(fd)
+        finally:
+            inode_put(self.table, inode)
 
     def handle_of(self, uint64_t id):
         """(handle_type, handle) by which a restored inode is known; the handle is empty where there is none. Raises KeyError."""
@@ -179,8 +208,10 @@ cdef class LiveDestination:
         result = fds_reserve(self.table)
         if result < 0:
             raise failure(-result)
+        inode.pins += 1
         with nogil:
             fd = inode_open(self.table, inode, host)
+            inode_put(self.table, inode)
         if fd < 0:
             fds_release(self.table)
             raise failure(-fd)

@@ -8,6 +8,7 @@ search finds that.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import stat
@@ -95,9 +96,22 @@ class Restore:
         self._compare = False
         self._kinds: dict[int, int] = {}
         self._mount_fds: dict[int, int] = {}
+        # (handle_type, handle) of each inode at the source, where it had one.
+        self._handles: dict[int, tuple[int, bytes]] = {}
 
     def run(self, data: bytes | bytearray | memoryview) -> None:
         """Loads a stream. Raises StateError with the reason; then nothing of it stays behind."""
+        collecting = gc.isenabled()
+        # A million new objects, none of them garbage: looking through them again and again takes longer than making
+        # them.
+        gc.disable()
+        try:
+            self._run(data)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _run(self, data: bytes | bytearray | memoryview) -> None:
         started = time.monotonic()
         found = stream.load(data)
         carried = _sort(found.trailer.records if found.trailer else ())
@@ -165,6 +179,8 @@ class Restore:
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
         self._compare = check is not IdentityCheck.OFF
+        if self._compare and self._same:
+            self._handles = carried.identities.handles()
         if not self._same and check is IdentityCheck.REQUIRE:
             raise StateError(
                 f"--migration-identity=require: the shared directory is {verdict.sameness.value}: {verdict.reason}"
@@ -233,7 +249,7 @@ class Restore:
                         parent_number = wanted.parent
                         parent_fd = self._live.open_path(parent_number)
                     fd = self._open(wanted, parent_fd, carried)
-                    self._file(wanted, fd)
+                    self._file(wanted, fd, self._expected_handle(wanted, carried))
                 except OSError as error:
                     wanted.error = error
                     missing.append(wanted)
@@ -352,23 +368,38 @@ class Restore:
             os.close(at)
 
     def _fault(self, fd: int, wanted: _Wanted, carried: _Carried) -> str:
-        """Why an open fd is not the source's inode; empty when nothing says so."""
+        """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
+        empty.
+        """
         reference = wanted.inode.file_handle
         if reference is not None and isinstance(wanted.inode.location, Path):
             made = identity.make_handle(fd)
             if made is None or (made.handle_type, made.handle) != (reference.handle_type, reference.handle):
                 return "another file has its name now"
-        if not self._compare:
+        if not self._compare or (self._same and wanted.inode.id in self._handles):
             return ""
         expected = carried.identities.get(wanted.inode.id)
         if expected is None:
             return ""
         return same_file(fd, expected) if self._same else same_kind(fd, expected)
 
-    def _file(self, wanted: _Wanted, fd: int) -> None:
-        """Into the table; ``fd`` is the table's from here on. Raises OSError."""
-        self._kinds[wanted.inode.id] = os.fstat(fd).st_mode >> 12
-        self._live.restore(wanted.inode.id, wanted.lookups, fd, wanted.parent, wanted.name if wanted.parent else b"")
+    def _expected_handle(self, wanted: _Wanted, carried: _Carried) -> tuple[int, bytes] | None:
+        """What it must have; None when nobody knows, or when it was made anew from its content."""
+        if not (self._compare and self._same) or wanted.inode.id in carried.unlinked:
+            return None
+        return self._handles.get(wanted.inode.id)
+
+    def _file(self, wanted: _Wanted, fd: int, expected: tuple[int, bytes] | None = None) -> None:
+        """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
+        number = wanted.inode.id
+        try:
+            self._kinds[number] = self._live.restore(
+                number, wanted.lookups, fd, wanted.parent, wanted.name if wanted.parent else b"", expected
+            )
+        except OSError as error:
+            if error.errno == errno.ESTALE and expected:
+                wanted.why = "another file has its name now"
+            raise
 
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
@@ -451,7 +482,7 @@ class Restore:
             if record.refcount:
                 try:
                     fd = unlinked.make(self._share, record, [])
-                    self._live.restore(record.inode, record.refcount, fd, 0, b"")
+                    self._live.restore(record.inode, record.refcount, fd, 0, b"", None)
                 except (OSError, StateError):
                     self._live.restore_lost(record.inode, record.refcount, errno.ESTALE, 0, b"")
         for lost in carried.lost.values():

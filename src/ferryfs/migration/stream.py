@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ferryfs.errors import StateError
-from ferryfs.migration import codec, state, trailer
+from ferryfs.migration import codec, codec_fast, state, trailer
 from ferryfs.migration.trailer_records import Record
 
 
@@ -26,7 +26,7 @@ def parse(data: bytes | bytearray | memoryview) -> Stream:
     """Reads a whole stream without judging its values. Raises StateError for what is cut, damaged or followed by
     rubbish.
     """
-    decoded = codec.decode(data)
+    decoded = _decode(data)
     total = len(memoryview(data))
     found = None
     if decoded.end < total:
@@ -34,6 +34,12 @@ def parse(data: bytes | bytearray | memoryview) -> Stream:
     elif decoded.trailer_promised:
         raise StateError(f"the state is cut: it ends after {total} bytes, where its trailer should begin")
     return Stream(decoded.state, found, decoded.end, total)
+
+
+def _decode(data: bytes | bytearray | memoryview) -> codec.Decoded:
+    """The compiled decoder; the other one for whatever that does not take, and for the words of an error."""
+    quick = codec_fast.decode(data)
+    return codec.decode(data) if quick is None else codec.Decoded(*quick)
 
 
 def load(data: bytes | bytearray | memoryview) -> Stream:

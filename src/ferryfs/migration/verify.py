@@ -48,6 +48,21 @@ class Identities:
     def __bool__(self) -> bool:
         return bool(self._records)
 
+    def handles(self) -> dict[int, tuple[int, bytes]]:
+        """(handle_type, handle) of every inode that had one that can be made here again."""
+        found: dict[int, tuple[int, bytes]] = {}
+        for record in self._records:
+            at = 0
+            blob = record.handles
+            shapes = [(shape.handle_type, shape.length, shape.openable) for shape in record.shapes]
+            for number, index in zip(record.ids, record.shape_of, strict=True):
+                if index != NO_HANDLE:
+                    handle_type, length, openable = shapes[index]
+                    if openable:
+                        found[number] = (handle_type, blob[at : at + length])
+                    at += length
+        return found
+
     def get(self, number: int) -> Expected | None:
         """None when the source said nothing."""
         at = bisect_left(self._firsts, number + 1) - 1

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferryfs.errors import StateError
+from ferryfs.migration import codec_fast
 from ferryfs.migration.codec import decode, encode
 from ferryfs.migration.state import (
     ByHandle,
@@ -149,3 +150,25 @@ def test_absurd_counts_cost_nothing(before: str, claimed: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+@given(any_state, st.booleans(), st.integers(0, 400), st.integers(0, 255))
+def test_the_compiled_decoder_agrees(state: State, promise: bool, position: int, byte: int) -> None:
+    """Whole, damaged or cut: the same state as the obvious decoder, or it leaves it to that one."""
+    data = bytearray(encode(state, trailer_follows=promise))
+    for changed in (bytes(data), bytes(data[:position])):
+        quick = codec_fast.decode(changed)
+        if quick is not None:
+            slow = decode(changed)
+            assert quick == (slow.state, slow.end, slow.trailer_promised)
+    data[position % len(data)] = byte
+    quick = codec_fast.decode(bytes(data))
+    if quick is not None:
+        slow = decode(bytes(data))
+        assert quick == (slow.state, slow.end, slow.trailer_promised)
+
+
+def test_the_compiled_decoder_takes_what_is_usual() -> None:
+    """It does not leave everything to the other one."""
+    quick = codec_fast.decode(EVERYTHING_BYTES)
+    assert quick == (EVERYTHING, len(EVERYTHING_BYTES), False)

@@ -1,0 +1,3 @@
+from ferryfs.migration.state import State
+
+def decode(data: bytes | bytearray | memoryview) -> tuple[State, int, bool] | None: ...
