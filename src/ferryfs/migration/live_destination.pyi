@@ -1,10 +1,10 @@
-from typing import final
+from typing import Self, final
 
 from ferryfs.engine.device import Device
 
 @final
 class LiveDestination:
-    def __init__(self, device: Device) -> None: ...
+    def __new__(cls, device: Device) -> Self: ...
     def clear(self) -> None: ...
     def restore(
         self, id: int, lookups: int, fd: int, parent: int, name: bytes, expected: tuple[int, bytes] | None
