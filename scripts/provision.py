@@ -32,6 +32,8 @@ SANITIZERS = ("-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype
 # The first QEMU whose vhost-user-fs device migrates (device state over SET_DEVICE_STATE_FD).
 OLDEST_QEMU = (8, 2)
 OLDEST_PYTHON = (3, 11)
+# Debian 12's pip knows neither -C nor one configuration setting given twice.
+PIP = "pip>=23.1"
 # Newest first; the cloud flavour has virtiofs, virtio-pci and virtio-console built in.
 KERNELS = {
     "debian": ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"),
@@ -252,7 +254,7 @@ def environment(kind: str) -> None:
     if not python.exists():
         say(f"making {folder}")
         run([sys.executable, "-m", "venv", str(folder)])
-    wanted = groups("build" if kind == "demo" else "dev")
+    wanted = [PIP, *groups("build" if kind == "demo" else "dev")]
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     tools_stamp = folder / "ferryfs-tools"
     installed = set(tools_stamp.read_text().splitlines()) if tools_stamp.exists() else set()
