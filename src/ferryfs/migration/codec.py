@@ -12,6 +12,7 @@ stream was cut exactly where the trailer begins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +69,19 @@ def decode(data: bytes | bytearray | memoryview) -> Decoded:
     count = reader.count(_INODE_LEAST_BYTES, "inodes")
     trailer_promised = is_padded(memoryview(data)[count_at : reader.offset])
     inodes = tuple(_read_inode(reader) for _ in range(count))
+    return _decode_rest(reader, version, inodes, trailer_promised)
+
+
+def decode_behind(
+    data: bytes | bytearray | memoryview, offset: int, version: int, inodes: Sequence[Inode], trailer_promised: bool
+) -> Decoded:
+    """Reads what stands behind the inodes, which ``bulk`` has read; ``offset``: bytes from the start of the stream."""
+    reader = Reader(data)
+    reader.take(offset, "the inodes")
+    return _decode_rest(reader, version, inodes, trailer_promised)
+
+
+def _decode_rest(reader: Reader, version: int, inodes: Sequence[Inode], trailer_promised: bool) -> Decoded:
     next_inode = reader.u64("the next inode number")
     handle_count = reader.count(_HANDLE_LEAST_BYTES, "open files")
     handles = tuple(_read_handle(reader) for _ in range(handle_count))

@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memset, strdup
 
 import os
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.handles cimport (
@@ -179,6 +180,22 @@ cdef class LiveDestination:
         if lookups == 0:
             self.pinned.append(id)
 
+    def restore_records(self, records, compare, same, mount_fds):
+        """Restores what ``bulk.Records`` can; what only leads to others is pinned, as by restore."""
+        threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(threads, "migration-restore") as pool:
+            records.restore(self.device, compare, same, mount_fds, pool.map, threads)
+        self.pinned.extend(records.pinned())
+
+    def kind(self, uint64_t id):
+        """``st_mode >> 12`` of a restored inode; 0 when it is lost or not there."""
+        cdef Inode *inode
+        try:
+            inode = self._inode(id)
+        except KeyError:
+            return 0
+        return 0 if inode.flags & INODE_INVALID else inode.kind
+
     def open_path(self, uint64_t id):
         """An O_PATH fd of a restored inode or the root, the caller's. Raises KeyError, OSError."""
         cdef Inode *inode = self._inode(id)
@@ -311,7 +328,16 @@ cdef class LiveDestination:
         self._unpin()
 
     cdef int _unpin(self) except -1:
-        for id in self.pinned:
-            inode_put(self.table, self._inode(id))
+        cdef uint64_t[:] ids = self.pinned
+        cdef Py_ssize_t i
+        cdef uint32_t slot
+        with nogil:
+            for i in range(ids.shape[0]):
+                pthread_mutex_lock(&self.table.lock)
+                slot = find_slot(self.table, ids[i])
+                pthread_mutex_unlock(&self.table.lock)
+                if slot != INDEX_NONE:
+                    inode_put(self.table, self._at(slot))
+        ids = None
         self.pinned = array("Q")
         return 0

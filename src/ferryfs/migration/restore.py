@@ -14,12 +14,13 @@ import os
 import stat
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import _syscalls, identity, stream, unlinked
+from ferryfs.migration import _syscalls, bulk, identity, stream, unlinked
 from ferryfs.migration.collect.walk import walk
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
@@ -96,8 +97,6 @@ class Restore:
         self._compare = False
         self._kinds: dict[int, int] = {}
         self._mount_fds: dict[int, int] = {}
-        # (handle_type, handle) of each inode at the source, where it had one.
-        self._handles: dict[int, tuple[int, bytes]] = {}
 
     def run(self, data: bytes | bytearray | memoryview) -> None:
         """Loads a stream. Raises StateError with the reason; then nothing of it stays behind."""
@@ -155,8 +154,13 @@ class Restore:
     def _check_root(self, found: stream.Stream, carried: _Carried) -> None:
         """Whether it is the source's directory, and so how files are compared."""
         here = self._share.identity_of(self._share.root_fd)
-        root = next(inode for inode in body(found.state).inodes if inode.id == ROOT_ID)
-        by_handle = any(isinstance(inode.location, ByHandle) for inode in body(found.state).inodes)
+        inodes = body(found.state).inodes
+        if isinstance(inodes, bulk.Records):
+            root, by_handle = inodes.get(ROOT_ID), inodes.by_handle
+        else:
+            root = next(inode for inode in inodes if inode.id == ROOT_ID)
+            by_handle = any(isinstance(inode.location, ByHandle) for inode in inodes)
+        assert root is not None, "a state with inodes was let through without a root"
         check = self._config.identity
         if root.file_handle is not None:
             made = identity.make_handle(self._share.root_fd)
@@ -179,8 +183,6 @@ class Restore:
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
         self._compare = check is not IdentityCheck.OFF
-        if self._compare and self._same:
-            self._handles = carried.identities.handles()
         if not self._same and check is IdentityCheck.REQUIRE:
             raise StateError(
                 f"--migration-identity=require: the shared directory is {verdict.sameness.value}: {verdict.reason}"
@@ -198,22 +200,18 @@ class Restore:
 
     def _restore_all(self, found: stream.Stream, carried: _Carried) -> None:
         v1 = body(found.state)
-        references: dict[int, int] = {}
-        for inode in v1.inodes:
-            if isinstance(inode.location, Path):
-                references[inode.location.parent] = references.get(inode.location.parent, 0) + 1
+        self._open_mounts(found)
+        self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
+        todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else _counted(v1.inodes)
+        missing_numbers = {inode.id for inode, _ in todo}
         below: dict[int, list[_Wanted]] = {}
         waiting: deque[_Wanted] = deque()
-        for inode in v1.inodes:
-            if inode.id == ROOT_ID:
-                continue
-            wanted = self._wanted(inode, inode.refcount - references.get(inode.id, 0), carried)
-            if wanted.parent not in (0, ROOT_ID):
+        for inode, children in todo:
+            wanted = self._wanted(inode, inode.refcount - children, carried)
+            if wanted.parent in missing_numbers:
                 below.setdefault(wanted.parent, []).append(wanted)
             else:
                 waiting.append(wanted)
-        self._open_mounts(found)
-        self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
         missing = self._downwards(waiting, below, carried)
         if missing and self._same and carried.identities:
             missing = self._search(missing, below, carried)
@@ -223,6 +221,17 @@ class Restore:
         for handle in v1.handles:
             self._reopen(handle, carried)
         self._report()
+
+    def _fast(self, records: bulk.Records, carried: _Carried) -> list[tuple[Inode, int]]:
+        """Restores what is where it should be, without an object an inode; what is left, with the number of its
+        children.
+        """
+        for number in (*carried.unlinked, *carried.names, *carried.lost):
+            records.leave(number)
+        if self._compare:
+            records.expect(carried.identities.columns())
+        self._live.restore_records(records, self._compare, self._same, self._mount_fds)
+        return [(records[index], records.children(index)) for index in records.left()]
 
     def _wanted(self, inode: Inode, lookups: int, carried: _Carried) -> _Wanted:
         match inode.location:
@@ -376,10 +385,8 @@ class Restore:
             made = identity.make_handle(fd)
             if made is None or (made.handle_type, made.handle) != (reference.handle_type, reference.handle):
                 return "another file has its name now"
-        if not self._compare or (self._same and wanted.inode.id in self._handles):
-            return ""
-        expected = carried.identities.get(wanted.inode.id)
-        if expected is None:
+        expected = carried.identities.get(wanted.inode.id) if self._compare else None
+        if expected is None or (self._same and expected.handle and expected.openable):
             return ""
         return same_file(fd, expected) if self._same else same_kind(fd, expected)
 
@@ -387,7 +394,8 @@ class Restore:
         """What it must have; None when nobody knows, or when it was made anew from its content."""
         if not (self._compare and self._same) or wanted.inode.id in carried.unlinked:
             return None
-        return self._handles.get(wanted.inode.id)
+        expected = carried.identities.get(wanted.inode.id)
+        return (expected.handle_type, expected.handle) if expected and expected.handle and expected.openable else None
 
     def _file(self, wanted: _Wanted, fd: int, expected: tuple[int, bytes] | None = None) -> None:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
@@ -492,13 +500,17 @@ class Restore:
     # ---- open files
     # ------------------------------------------------------------------------------------------------------
 
+    def _kind(self, number: int) -> int:
+        """``st_mode >> 12`` of an inode that was restored, else 0."""
+        return self._kinds.get(number) or self._live.kind(number)
+
     def _reopen(self, handle: Handle, carried: _Carried) -> None:
-        directory = self._kinds.get(handle.inode) == stat.S_IFDIR >> 12 or bool(handle.flags & os.O_DIRECTORY)
+        directory = self._kind(handle.inode) == stat.S_IFDIR >> 12 or bool(handle.flags & os.O_DIRECTORY)
         flags = handle.flags & ~_NOT_REOPENED
         try:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
-            if handle.inode in self._kinds:
+            if self._kind(handle.inode):
                 self._failures.append(f"open file {handle.id} of inode {handle.inode}: {reason_of(error)}")
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
@@ -538,6 +550,15 @@ class _Everything(set[int]):
 
     def __contains__(self, item: object) -> bool:
         return True
+
+
+def _counted(inodes: Sequence[Inode]) -> list[tuple[Inode, int]]:
+    """All inodes but the root, each with the number of its children."""
+    children: dict[int, int] = {}
+    for inode in inodes:
+        if isinstance(inode.location, Path):
+            children[inode.location.parent] = children.get(inode.location.parent, 0) + 1
+    return [(inode, children.get(inode.id, 0)) for inode in inodes if inode.id != ROOT_ID]
 
 
 def _named(wanted: _Wanted) -> str:

@@ -7,6 +7,7 @@ these classes. Only what ``validate`` has seen may be acted upon.
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -123,7 +124,7 @@ class StateV1:
     """Version 1: everything but file handles to open."""
 
     # In any order; empty when the guest has not mounted the share.
-    inodes: tuple[Inode, ...]
+    inodes: Sequence[Inode]
     # The nodeid that the next new inode gets: above every id in ``inodes``.
     next_inode: int
     # In any order.
@@ -181,6 +182,23 @@ def validate(state: State) -> State:
     if v1.inodes and ROOT_ID not in inodes:
         found.add("there are inodes but no root", "number 1 is missing")
     _check_tree(inodes, v1, found)
+    _check_rest(state, inodes, max(inodes, default=0), found)
+    found.raise_if_any()
+    return state
+
+
+def validate_behind(state: State, inodes: Container[object], largest: int) -> State:
+    """As ``validate``, for a state whose inodes ``bulk`` has checked: their numbers, and the largest of them."""
+    found = _Findings()
+    _check_rest(state, inodes, largest, found)
+    found.raise_if_any()
+    return state
+
+
+def _check_rest(state: State, inodes: Container[object], largest: int, found: _Findings) -> None:
+    v1 = body(state)
+    if v1.inodes and v1.next_inode <= largest:
+        found.add("the next inode number is in use", f"{v1.next_inode}, but there is an inode {largest}")
     _check_handles(v1, inodes, found)
     mounts: set[int] = set()
     for mount in mount_paths(state):
@@ -191,8 +209,6 @@ def validate(state: State) -> State:
             fault = path_fault(mount.path)
             if fault:
                 found.add(f"the path of a mount {fault}", f"{mount.mount_id}: {mount.path!r}")
-    found.raise_if_any()
-    return state
 
 
 def name_fault(name: str | bytes) -> str:
@@ -301,11 +317,9 @@ def _check_tree(inodes: dict[int, Inode], v1: StateV1, found: _Findings) -> None
         if at in on_trail:
             found.add("directories contain each other in a loop", f"inode {at}")
         settled.update(trail)
-    if inodes and v1.next_inode <= max(inodes):
-        found.add("the next inode number is in use", f"{v1.next_inode}, but there is an inode {max(inodes)}")
 
 
-def _check_handles(v1: StateV1, inodes: dict[int, Inode], found: _Findings) -> None:
+def _check_handles(v1: StateV1, inodes: Container[object], found: _Findings) -> None:
     seen: set[int] = set()
     for handle in v1.handles:
         if handle.id in seen:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ferryfs.errors import StateError
-from ferryfs.migration import codec, codec_fast, state, trailer
+from ferryfs.migration import bulk, codec, state, trailer
 from ferryfs.migration.trailer_records import Record
 
 
@@ -26,7 +26,10 @@ def parse(data: bytes | bytearray | memoryview) -> Stream:
     """Reads a whole stream without judging its values. Raises StateError for what is cut, damaged or followed by
     rubbish.
     """
-    decoded = _decode(data)
+    return _with_trailer(data, codec.decode(data))
+
+
+def _with_trailer(data: bytes | bytearray | memoryview, decoded: codec.Decoded) -> Stream:
     total = len(memoryview(data))
     found = None
     if decoded.end < total:
@@ -36,16 +39,16 @@ def parse(data: bytes | bytearray | memoryview) -> Stream:
     return Stream(decoded.state, found, decoded.end, total)
 
 
-def _decode(data: bytes | bytearray | memoryview) -> codec.Decoded:
-    """The compiled decoder; the other one for whatever that does not take, and for the words of an error."""
-    quick = codec_fast.decode(data)
-    return codec.decode(data) if quick is None else codec.Decoded(*quick)
-
-
 def load(data: bytes | bytearray | memoryview) -> Stream:
     """Reads a whole stream and lets it through the doors: what comes back may be acted upon. Raises StateError."""
-    stream = parse(data)
-    state.validate(stream.state)
+    records = bulk.parse(data)
+    if records is None:
+        stream = parse(data)
+        state.validate(stream.state)
+    else:
+        decoded = codec.decode_behind(data, records.end, records.version, records, records.padded)
+        stream = _with_trailer(data, decoded)
+        state.validate_behind(stream.state, records, records.max_id)
     if stream.trailer is not None:
         trailer.validate(stream.trailer, stream.state)
     return stream

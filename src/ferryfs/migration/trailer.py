@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
+from ferryfs.migration.numbered import numbered
 from ferryfs.migration.state import (
     MAX_FILE_HANDLE_BYTES,
     ROOT_ID,
@@ -169,7 +170,7 @@ def _check_end(view: memoryview, start: int) -> None:
 
 def validate(trailer: Trailer, state: State) -> Trailer:
     """Gives ``trailer`` back when it fits ``state`` and may be acted upon, else raises StateError."""
-    inodes = {inode.id: inode for inode in body(state).inodes}
+    inodes = numbered(state)
     handles = {handle.id for handle in body(state).handles}
     mounts = [record for record in trailer.records if isinstance(record, Mounts)]
     if len(mounts) > 1:
@@ -224,7 +225,7 @@ def validate(trailer: Trailer, state: State) -> Trailer:
     return trailer
 
 
-def _belongs(inode: int, refcount: int, inodes: dict[int, Inode], state: State) -> bool:
+def _belongs(inode: int, refcount: int, inodes: Mapping[int, Inode], state: State) -> bool:
     """Whether a record may speak of this inode: one of the state, or one of its own number that only the trailer
     has.
     """
@@ -253,6 +254,8 @@ def _check_identities(record: InodeIdentities, mount_count: int) -> None:
 
 def _check_name_loops(trailer: Trailer, state: State) -> None:
     """Names give parents to inodes that have none in the state; all parents together must still lead to the root."""
+    if not any(isinstance(record, Names) for record in trailer.records):
+        return
     named: set[int] = set()
     parents = {inode.id: inode.location.parent for inode in body(state).inodes if isinstance(inode.location, Path)}
     for record in trailer.records:

@@ -40,28 +40,15 @@ class Identities:
     def __init__(self, records: list[InodeIdentities]) -> None:
         self._records = sorted((record for record in records if record.ids), key=lambda record: record.ids[0])
         self._firsts = [record.ids[0] for record in self._records]
-        self._handle_starts = [
-            _starts([_length(record, shape) for shape in record.shape_of]) for record in self._records
-        ]
-        self._name_starts = [_starts(list(record.name_lengths)) for record in self._records]
+        # Where each row's handle and name begin, of the records that were asked for.
+        self._starts: dict[int, tuple[list[int], list[int]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._records)
 
-    def handles(self) -> dict[int, tuple[int, bytes]]:
-        """(handle_type, handle) of every inode that had one that can be made here again."""
-        found: dict[int, tuple[int, bytes]] = {}
-        for record in self._records:
-            at = 0
-            blob = record.handles
-            shapes = [(shape.handle_type, shape.length, shape.openable) for shape in record.shapes]
-            for number, index in zip(record.ids, record.shape_of, strict=True):
-                if index != NO_HANDLE:
-                    handle_type, length, openable = shapes[index]
-                    if openable:
-                        found[number] = (handle_type, blob[at : at + length])
-                    at += length
-        return found
+    def columns(self) -> list[InodeIdentities]:
+        """All rows, as they came."""
+        return self._records
 
     def get(self, number: int) -> Expected | None:
         """None when the source said nothing."""
@@ -73,9 +60,13 @@ class Identities:
         if index == len(record.ids) or record.ids[index] != number:
             return None
         shape_index = record.shape_of[index]
-        start = self._handle_starts[at][index]
+        if at not in self._starts:
+            handles = _starts([_length(record, shape) for shape in record.shape_of])
+            self._starts[at] = handles, _starts(list(record.name_lengths))
+        handle_starts, name_starts = self._starts[at]
+        start = handle_starts[index]
         shape = None if shape_index == NO_HANDLE else record.shapes[shape_index]
-        name_start = self._name_starts[at][index] if record.parents else 0
+        name_start = name_starts[index] if record.parents else 0
         return Expected(
             kind=record.kinds[index],
             size=record.sizes[index],

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-from contextlib import suppress
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from ferryfs.errors import StateError
-from ferryfs.migration import codec_fast
 from ferryfs.migration.codec import decode, encode
 from ferryfs.migration.state import (
     ByHandle,
@@ -23,13 +14,10 @@ from ferryfs.migration.state import (
     Options,
     Path,
     RootNode,
-    State,
     StateV1,
     StateV2,
     validate,
 )
-from ferryfs.wire.postcard import Writer
-from migration.strategies import any_state, good_state
 
 EVERYTHING = StateV2(
     StateV1(
@@ -93,82 +81,3 @@ def test_the_promise_costs_one_byte() -> None:
     decoded = decode(promised)
     assert decoded.trailer_promised
     assert decoded.state == EVERYTHING
-
-
-@given(any_state, st.booleans())
-def test_round_trip(state: State, promise: bool) -> None:
-    """Whatever the fields hold comes back, valid or not."""
-    data = encode(state, trailer_follows=promise)
-    decoded = decode(data)
-    assert (state, len(data), promise) == (decoded.state, decoded.end, decoded.trailer_promised)
-
-
-@given(good_state())
-def test_good_states_pass_the_door(state: State) -> None:
-    """The strategy of good states makes such as may be acted upon."""
-    assert state is validate(state)
-
-
-def test_every_truncation_is_refused() -> None:
-    """There is no shorter state at the beginning of a state."""
-    for length in range(len(EVERYTHING_BYTES)):
-        with pytest.raises(StateError, match=r"^byte \d+ of the state: "):
-            decode(EVERYTHING_BYTES[:length])
-
-
-def test_every_flipped_bit_gives_a_state_or_an_error() -> None:
-    """A value or StateError, nothing else; and the door never raises anything else either."""
-    for position in range(len(EVERYTHING_BYTES) * 8):
-        data = bytearray(EVERYTHING_BYTES)
-        data[position // 8] ^= 1 << position % 8
-        with suppress(StateError):
-            validate(decode(data).state)
-
-
-@given(st.binary(max_size=300))
-def test_anything_decodes_or_is_refused(data: bytes) -> None:
-    """Random bytes: a value or StateError."""
-    try:
-        decoded = decode(data)
-    except StateError:
-        return
-    assert 0 < decoded.end <= len(data)
-
-
-@pytest.mark.parametrize("claimed", [1 << 20, 1 << 32, 1 << 60, (1 << 64) - 1])
-@pytest.mark.parametrize("before", ["01", "01 00 02", "01 00 02 00 01 00000000", "01 01 01 02 01 01"])
-def test_absurd_counts_cost_nothing(before: str, claimed: int) -> None:
-    """Counts of inodes, handles and mounts, and the length of a name, are checked against what is left first."""
-    writer = Writer()
-    writer.raw(bytes.fromhex(before))
-    writer.u64(claimed)
-    writer.raw(bytes(1000))
-    tracemalloc.start()
-    try:
-        with pytest.raises(StateError, match=r"only \d+ bytes are left|only \d+ are left"):
-            decode(writer.getvalue())
-        assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
-
-
-@given(any_state, st.booleans(), st.integers(0, 400), st.integers(0, 255))
-def test_the_compiled_decoder_agrees(state: State, promise: bool, position: int, byte: int) -> None:
-    """Whole, damaged or cut: the same state as the obvious decoder, or it leaves it to that one."""
-    data = bytearray(encode(state, trailer_follows=promise))
-    for changed in (bytes(data), bytes(data[:position])):
-        quick = codec_fast.decode(changed)
-        if quick is not None:
-            slow = decode(changed)
-            assert quick == (slow.state, slow.end, slow.trailer_promised)
-    data[position % len(data)] = byte
-    quick = codec_fast.decode(bytes(data))
-    if quick is not None:
-        slow = decode(bytes(data))
-        assert quick == (slow.state, slow.end, slow.trailer_promised)
-
-
-def test_the_compiled_decoder_takes_what_is_usual() -> None:
-    """It does not leave everything to the other one."""
-    quick = codec_fast.decode(EVERYTHING_BYTES)
-    assert quick == (EVERYTHING, len(EVERYTHING_BYTES), False)

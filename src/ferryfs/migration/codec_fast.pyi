@@ -1,3 +1,0 @@
-from ferryfs.migration.state import State
-
-def decode(data: bytes | bytearray | memoryview) -> tuple[State, int, bool] | None: ...

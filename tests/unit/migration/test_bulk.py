@@ -1,0 +1,134 @@
+"""The fast road of a load against the slow one: what it takes, it reads alike; what it can't vouch for, it leaves."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from ferryfs.errors import StateError
+from ferryfs.migration import bulk, codec, state
+
+from .strategies import good_state
+
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("*.bin"))
+
+
+def slow(data: bytes) -> codec.Decoded | None:
+    """What codec and validate make of a stream; None when they refuse it."""
+    try:
+        decoded = codec.decode(data)
+        state.validate(decoded.state)
+    except StateError:
+        return None
+    return decoded
+
+
+def agree(data: bytes) -> bool:
+    """Whether the fast road took the stream; it must then have read what the slow one reads."""
+    records = bulk.parse(data)
+    if records is None:
+        return False
+    decoded = codec.decode_behind(data, records.end, records.version, records, records.padded)
+    state.validate_behind(decoded.state, records, records.max_id)
+    expected = slow(data)
+    assert expected is not None
+    assert (expected.end, expected.trailer_promised) == (decoded.end, decoded.trailer_promised)
+    inodes = state.body(expected.state).inodes
+    assert list(inodes) == list(records)
+    for inode in inodes:
+        assert inode.id in records
+        assert records.get(inode.id) == inode
+    assert state.body(expected.state).handles == state.body(decoded.state).handles
+    return True
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_streams_take_the_fast_road(path: Path) -> None:
+    data = path.read_bytes()
+    inodes = state.body(codec.decode(data).state).inodes
+    assert agree(data) == (not any(isinstance(inode.location, state.FullPath) for inode in inodes))
+
+
+@pytest.mark.parametrize("path", GOLDEN[:3], ids=lambda path: path.stem)
+def test_cut_streams(path: Path) -> None:
+    data = path.read_bytes()
+    end = codec.decode(data).end
+    for length in range(end):
+        records = bulk.parse(data[:length])
+        if records is not None:
+            # Only the inodes are the fast road's: what is cut behind them is refused by who reads that.
+            assert records.end <= length
+            with pytest.raises(StateError):
+                codec.decode_behind(data[:length], records.end, records.version, records, records.padded)
+
+
+@pytest.mark.parametrize("path", GOLDEN[:6], ids=lambda path: path.stem)
+def test_flipped_bits(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    for at in range(min(len(data), 600)):
+        for bit in range(8):
+            data[at] ^= 1 << bit
+            records = bulk.parse(bytes(data))
+            if records is not None:
+                try:
+                    codec.decode(bytes(data))
+                    agree(bytes(data))
+                except StateError:
+                    # What stands behind the inodes is wrong: both roads say so.
+                    assert slow(bytes(data)) is None
+            data[at] ^= 1 << bit
+
+
+@given(good_state())
+def test_any_state(value: state.State) -> None:
+    data = codec.encode(value)
+    if slow(data) is None:
+        records = bulk.parse(data)
+        if records is not None:
+            # The fault is behind the inodes.
+            with pytest.raises(StateError):
+                state.validate_behind(
+                    codec.decode_behind(data, records.end, records.version, records, records.padded).state,
+                    records,
+                    records.max_id,
+                )
+    else:
+        agree(data)
+
+
+def named(name: bytes) -> bytes:
+    """A stream with a root and one file of that name."""
+    value = state.StateV2(
+        state.StateV1(
+            (
+                state.Inode(1, 3, state.RootNode(), None),
+                state.Inode(2, 1, state.Path(1, "N" * len(name)), None),
+            ),
+            3,
+            (),
+            1,
+            state.Options(False, False, False, False),
+        ),
+        (),
+    )
+    return codec.encode(value).replace(b"N" * len(name), name)
+
+
+@pytest.mark.parametrize("text", ["ä", "日本", "\U0001f6f3", "\ud7ff", "\ue000", "a\x7f", "\U0010ffff"])
+def test_names_in_utf_8(text: str) -> None:
+    assert agree(named(text.encode()))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"\xff", b"\xc0\x80", b"\xc3", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xe2\x82"],
+)
+def test_names_that_are_not(raw: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        raw.decode()
+    assert bulk.parse(named(raw)) is None
+
+
+@pytest.mark.parametrize("raw", [b".", b"..", b"a/b", b"/", b"a\0b", b"\0"])
+def test_names_that_no_file_has(raw: bytes) -> None:
+    assert bulk.parse(named(raw)) is None
