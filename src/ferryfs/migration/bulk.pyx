@@ -6,19 +6,18 @@ is left to ``restore``, which looks for it and says what became of it. So there 
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EIO
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from ferryfs.engine.index cimport INDEX_NONE, Index, hash_u64, index_add, index_free, index_next
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fill_slot, find_identity, find_mount, find_slot, identify,
-    inode_fd, inode_put, mount_of, set_hint, take_slot,
+    CHUNK, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fill_slot, find_mount, find_slot, identify, inode_fd,
+    inode_put, mount_of, set_hint, take_slot,
 )
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFMT, STATX_BASIC_STATS, STATX_MNT_ID,
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_NOFOLLOW, O_PATH, STATX_BASIC_STATS, STATX_MNT_ID,
     STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
