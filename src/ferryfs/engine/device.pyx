@@ -106,7 +106,8 @@ cdef class Device:
                     "CAP_DAC_READ_SEARCH (--modcaps=+dac_read_search) and a file system that has them; or take =prefer"
                 )
             raise SetupError(f"the shared directory can't be looked at: {os.strerror(-result)}")
-        self.server.inodes.max_fds = max(limit - cached - RESERVED_FDS, SMALLEST_SHARE)
+        share = max(limit - cached - RESERVED_FDS, SMALLEST_SHARE)
+        self.server.inodes.max_fds = min(share, config.guest_fd_limit) if config.guest_fd_limit else share
         self.rings = <Ring *>calloc(queue_count, sizeof(Ring))
         if self.rings == NULL:
             raise MemoryError

@@ -153,6 +153,7 @@ cdef const char *xattr_to_guest(const Policy *policy, const char *name) noexcept
         if rule.action == XATTR_OK:
             return name
         if rule.action == XATTR_PREFIX:
-            return name + rule.prepend_length
+            # The bare prefix is no name that the guest could ask for.
+            return name + rule.prepend_length if name[rule.prepend_length] != 0 else NULL
         return NULL
     return NULL
