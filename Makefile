@@ -2,6 +2,8 @@
 .PHONY: demo test check test-asan bench peers clean
 
 VENV := $(or $(FERRYFS_VENV),.venv)
+PEERS := $(or $(FERRYFS_CACHE),$(HOME)/.cache/ferryfs)/peers
+BENCH_FLAGS := --shared-dir={share} --sandbox=none
 
 # A Linux guest in QEMU uses a directory of this host through ferryfsd.
 demo:
@@ -25,6 +27,15 @@ check:
 test-asan:
 	@scripts/setup asan
 	@scripts/asan $(ARGS)
+
+# ferryfsd beside the reference daemons, operation by operation: benchmarks/RESULTS.md. ARGS goes to `ferryfs bench`.
+bench:
+	@scripts/setup demo
+	@scripts/peers
+	@$(VENV)/bin/ferryfs bench --markdown benchmarks/RESULTS.md \
+	  --daemon "$(VENV)/bin/ferryfsd $(BENCH_FLAGS)" \
+	  --against "virtiofsd-1.14.0=$(PEERS)/virtiofsd-1.14.0/virtiofsd $(BENCH_FLAGS)" \
+	  --against "virtiofsd-1.13.2=$(PEERS)/virtiofsd-1.13.2/virtiofsd $(BENCH_FLAGS)" $(ARGS)
 
 # The reference daemons that tests and benchmarks compare with.
 peers:

@@ -59,10 +59,23 @@ class Run:
         for key in keys:
             yield [cell for cell in self.cells if (cell.row, cell.in_flight) == key]
 
-    def under(self, name: str) -> list[Cell]:
-        """The cells of the daemon that was looked at, under another name."""
+    def under(self, name: str, beside: list[Cell]) -> list[Cell]:
+        """The cells of the daemon that was looked at, under another name, as far as they fit beside those of a new run.
+
+        Raises OptionError where the runs can't be laid side by side: other turns, or no row in common.
+        """
         first = next(iter(self.daemons))
-        return [replace(cell, daemon=name) for cell in self.cells if cell.daemon == first]
+        places = {(cell.row, cell.in_flight): len(cell.slices) for cell in beside}
+        found = [
+            replace(cell, daemon=name)
+            for cell in self.cells
+            if cell.daemon == first and places.get((cell.row, cell.in_flight)) == len(cell.slices)
+        ]
+        if len(found) != len(places):
+            raise OptionError(
+                "The earlier run lacks rows or depths of this one, or had other --rounds: give the same options."
+            )
+        return found
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

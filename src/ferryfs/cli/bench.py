@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ferryfs.bench import report
 from ferryfs.bench.guest import guests
@@ -45,15 +46,19 @@ def main(argv: Sequence[str]) -> int:
         machine=machine,
         command=shlex.join(["ferryfs", "bench", *argv]),
         load=load_average(),
-        daemons=dict(commands),
+        daemons=dict(commands) | ({} if previous is None else {"before": previous.command}),
         rounds=args.rounds,
         seconds=args.seconds,
         polling=args.polling,
-        idle_kib={name: memory.anonymous for name, memory in idle.items()},
-        after_kib={name: memory.anonymous for name, memory in after.items()},
-        ready_s=ready,
-        cells=cells if previous is None else [*cells, *previous.under("before")],
+        idle_kib={name: memory.anonymous for name, memory in idle.items()} | _of(previous, "idle_kib"),
+        after_kib={name: memory.anonymous for name, memory in after.items()} | _of(previous, "after_kib"),
+        ready_s=ready | _of(previous, "ready_s"),
+        cells=cells if previous is None else [*cells, *previous.under("before", cells)],
     )
+    if args.html:
+        from ferryfs.bench import html
+
+        Path(args.html).write_text(html.page(run))
     if args.json:
         run.save(Path(args.json))
     text = report.markdown(run)
@@ -93,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="FILE", help="write every turn to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to FILE")
+    parser.add_argument("--html", metavar="FILE", help="write a report with charts to FILE (needs pygal)")
     parser.add_argument(
         "--compare", metavar="FILE", help="set an earlier run's JSON beside this one; it must be of this machine"
     )
@@ -133,6 +139,14 @@ def _commands(own: str, against: Sequence[str], share: Path) -> list[tuple[str, 
             raise OptionError(f"--against: two daemons are called {name!r}; give each a name of its own.")
         commands.append((name, command))
     return [(name, command.replace("{share}", str(share))) for name, command in commands]
+
+
+def _of(previous: report.Run | None, field: str) -> dict[str, Any]:
+    """What an earlier run says of the daemon that it looked at."""
+    if previous is None:
+        return {}
+    values: dict[str, Any] = getattr(previous, field)
+    return {"before": values[next(iter(previous.daemons))]}
 
 
 def _show(cells: list[Cell]) -> None:

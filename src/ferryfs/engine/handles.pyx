@@ -21,7 +21,7 @@ cdef inline Handle *slot_at(const HandleTable *table, uint32_t slot) noexcept no
 
 cdef uint32_t find_slot(const HandleTable *table, uint64_t id) noexcept nogil:
     cdef uint32_t hash = hash_u64(id)
-    cdef uint32_t cursor = hash
+    cdef uint32_t cursor = INDEX_NONE
     cdef uint32_t slot
     while True:
         slot = index_next(&table.by_id, hash, &cursor)

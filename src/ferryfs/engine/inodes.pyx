@@ -137,7 +137,7 @@ cdef uint32_t take_slot(InodeTable *table) noexcept nogil:
 
 cdef uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil:
     cdef uint32_t hash = hash_u64(id)
-    cdef uint32_t cursor = hash
+    cdef uint32_t cursor = INDEX_NONE
     cdef uint32_t slot
     while True:
         slot = index_next(&table.by_id, hash, &cursor)
@@ -147,7 +147,7 @@ cdef uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil:
 
 cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil:
     cdef uint32_t hash = hash_identity(identity, mount)
-    cdef uint32_t cursor = hash
+    cdef uint32_t cursor = INDEX_NONE
     cdef uint32_t slot
     while True:
         slot = index_next(&table.by_identity, hash, &cursor)
