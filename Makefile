@@ -28,11 +28,11 @@ test-asan:
 	@scripts/setup asan
 	@scripts/asan $(ARGS)
 
-# ferryfsd beside the reference daemons, operation by operation: benchmarks/RESULTS.md. ARGS goes to `ferryfs bench`.
+# ferryfsd beside the reference daemons, operation by operation, into benchmarks/latest.md. ARGS goes to `ferryfs bench`.
 bench:
 	@scripts/setup demo
 	@scripts/peers
-	@$(VENV)/bin/ferryfs bench --markdown benchmarks/RESULTS.md \
+	@$(VENV)/bin/ferryfs bench --markdown benchmarks/latest.md \
 	  --daemon "$(VENV)/bin/ferryfsd $(BENCH_FLAGS)" \
 	  --against "virtiofsd-1.14.0=$(PEERS)/virtiofsd-1.14.0/virtiofsd $(BENCH_FLAGS)" \
 	  --against "virtiofsd-1.13.2=$(PEERS)/virtiofsd-1.13.2/virtiofsd $(BENCH_FLAGS)" $(ARGS)
