@@ -100,7 +100,8 @@ class ShareConfig:
     """Everything that a request's outcome depends on, and nothing else.
 
     Times are seconds. ``uid_rules``/``gid_rules`` are empty when ids pass unchanged. ``guest_fd_limit`` is how many
-    file descriptors the guest's inodes and open files may take together before it gets ENFILE; 0 is what the process's own limit leaves.
+    file descriptors the guest's inodes and open files may take together before it gets ENFILE; 0 is what the process's
+    own limit leaves.
     """
 
     cache: CachePolicy = CachePolicy.AUTO
