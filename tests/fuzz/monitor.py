@@ -178,6 +178,17 @@ def served(backend: Backend) -> None:
         assert monitor.ask(Op.LOOKUP, 1, b"file\0") == 0
 
 
+def idle(backend: Backend) -> tuple[int, int]:
+    """What the daemon holds while it waits for a front-end: it has one thread then, and nothing changes any more."""
+    deadline = time.monotonic() + TIMEOUT
+    last = (0, 0)
+    while (now := held(backend)) != last or now[1] != 1:
+        assert time.monotonic() < deadline, f"the daemon does not come to rest: fds and threads {now}"
+        last = now
+        select.select([], [], [], 0.02)
+    return now
+
+
 def settles(backend: Backend, before: tuple[int, int]) -> None:
     """The daemon holds as much as before, once it has noticed that the front-end is gone."""
     deadline = time.monotonic() + TIMEOUT
@@ -188,7 +199,7 @@ def settles(backend: Backend, before: tuple[int, int]) -> None:
 
 def play(backend: Backend, case: Case) -> None:
     """Plays a case; then the daemon must serve a sane front-end, and hold no more than before."""
-    before = held(backend)
+    before = idle(backend)
     with Monitor(backend) as monitor:
         case(monitor)
     served(backend)

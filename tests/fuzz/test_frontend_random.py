@@ -11,7 +11,7 @@ from ferryfs.frontend.client import VHOST_F_LOG_ALL
 from ferryfs.guest.backend import Backend
 from ferryfs.wire.vhost_user import Request
 
-from .monitor import SIZE, Monitor, held, raw, served, settles
+from .monitor import SIZE, Monitor, idle, raw, served, settles
 from .seeds import rounds
 
 MESSAGES = [m for m in Request if m not in (Request.SET_DEVICE_STATE_FD, Request.CHECK_DEVICE_STATE)]
@@ -19,7 +19,7 @@ MESSAGES = [m for m in Request if m not in (Request.SET_DEVICE_STATE_FD, Request
 
 def test_random_messages(backend: Backend) -> None:
     """Right and wrong messages in any order, with any fds: the daemon answers or ends the connection."""
-    before = held(backend)
+    before = idle(backend)
     for rng in rounds():
         with Monitor(backend) as monitor:
             try:

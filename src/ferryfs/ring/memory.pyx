@@ -19,7 +19,7 @@ import os
 import stat
 
 from ferryfs.errors import FrontendError
-from ferryfs.ring.atomics cimport ferry_fence, ferry_load_int, ferry_store_int
+from ferryfs.ring.atomics cimport ferry_fence
 from ferryfs.ring.view cimport View, view_at
 
 
@@ -32,6 +32,7 @@ cdef extern from "sys/eventfd.h" nogil:
     int EFD_CLOEXEC, EFD_NONBLOCK
 
 cdef extern from "unistd.h" nogil:
+    ssize_t read(int fd, void *buffer, size_t count)
     ssize_t write(int fd, const void *buf, size_t count)
 
 cdef extern from "signal.h" nogil:
@@ -40,7 +41,7 @@ cdef extern from "signal.h" nogil:
 
 # Some facts about SIGBUS: a front-end that truncates the file behind guest memory makes each access beyond the new end
 # raise SIGBUS in the thread that touched it; system calls get EFAULT instead. The handler puts an empty page there, so
-# that the access ends, and raises a flag; the session looks at the flag and ends the connection with a sentence.
+# that the access ends, and raises an eventfd, for which the session ends the connection with a sentence.
 # A SIGBUS anywhere else is a bug or bad memory: the default action is restored and the access faults again.
 
 cdef enum:
@@ -58,8 +59,7 @@ cdef struct Mapping:
     uintptr_t end           # 0: a free slot. Written last on adding, first on removal, for the handler's sake.
 
 cdef Mapping guarded[MAX_MAPPINGS]
-cdef int guest_memory_lost = 0
-cdef int lost_fd = -1                   # eventfd: wakes whoever waits for the flag
+cdef int lost_fd = -1                   # eventfd: guest memory was lost; wakes whoever waits for that
 
 
 cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
@@ -82,9 +82,7 @@ cdef void on_sigbus(int number, siginfo_t *info, void *context) noexcept nogil:
                 if mmap(
                     <void *>base, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0
                 ) != MAP_FAILED:
-                    # In this order: who sees the flag can read the eventfd.
                     write(lost_fd, &one, sizeof(one))
-                    ferry_store_int(&guest_memory_lost, 1)
                     return
             break
     memset(&default, 0, sizeof(default))
@@ -113,7 +111,7 @@ cdef void unguard(void *start) noexcept nogil:
 
 
 def install_sigbus_handler() -> int:
-    """Makes a truncated guest memory file a flag (memory_was_lost) instead of the daemon's death.
+    """Makes a truncated guest memory file an event (memory_was_lost) instead of the daemon's death.
 
     Returns an eventfd, the process's own and never to be closed, that is readable from then on; called again, the same one.
     """
@@ -134,11 +132,10 @@ def install_sigbus_handler() -> int:
 
 def memory_was_lost() -> bool:
     """Whether an access to guest memory met a hole since the last call: the front-end took its memory away."""
-    lost = ferry_load_int(&guest_memory_lost) != 0
-    ferry_store_int(&guest_memory_lost, 0)
-    if lost:
-        os.read(lost_fd, 8)
-    return lost
+    # The eventfd alone says so: with a flag beside it, 1. one thread raises both, 2. another raises the eventfd, 3. we
+    # take both back, 4. the other raises its flag, and that has no event any more.
+    cdef uint64_t count = 0
+    return lost_fd >= 0 and read(lost_fd, &count, sizeof(count)) == sizeof(count)
 
 
 cdef object check_file(int fd, uint64_t offset, uint64_t size, str what):
