@@ -13,6 +13,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -485,12 +486,13 @@ def a_kick_fd_that_is_full(lab: Lab) -> None:
 @case
 def a_call_fd_that_is_full(lab: Lab) -> None:
     """The guest does not look at its interrupts: answers come all the same."""
+    with suppress(BlockingIOError):
+        os.read(lab.queue.call_fd, 8)
     os.eventfd_write(lab.queue.call_fd, 0xFFFFFFFFFFFFFFFE)
     at, length = lab.call()
     for _ in range(10):
         lab.offer((at, length, NEXT, 1), (lab.room(200), 200, WRITE, 0))
         assert lab.answer() == 120
-    os.read(lab.queue.call_fd, 8) if select.select([lab.queue.call_fd], [], [], 0)[0] else None
 
 
 @case
