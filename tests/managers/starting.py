@@ -54,6 +54,11 @@ class Start:
         return signal.Signals[self.end]
 
     @property
+    def share_name(self) -> str:
+        """The last part of the shared directory's path."""
+        return "with,comma" if any("{commas}" in word for word in self.command) else "share"
+
+    @property
     def brings_socket(self) -> bool:
         """The manager makes the socket and hands it over."""
         return any("{fd}" in word for word in self.command)
@@ -95,7 +100,13 @@ def listening_socket(path: Path) -> socket.socket:
 def words(row: Start, share: Path, path: Path, fd: int) -> list[str]:
     """The whole command line."""
     group = grp.getgrgid(os.getgid()).gr_name
-    known = {"{share}": str(share), "{socket}": str(path), "{fd}": str(fd), "{group}": group}
+    known = {
+        "{share}": str(share),
+        "{commas}": str(share).replace(",", ",,"),
+        "{socket}": str(path),
+        "{fd}": str(fd),
+        "{group}": group,
+    }
     filled = []
     for word in row.command:
         for name, value in known.items():

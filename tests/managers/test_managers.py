@@ -53,8 +53,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def share(folder: Path) -> Path:
-    made = folder / "share"
+def share(folder: Path, request: pytest.FixtureRequest) -> Path:
+    call = getattr(request.node, "callspec", None)
+    made = folder / (call.params["row"].share_name if call else "share")
     made.mkdir()
     (made / SHARED).write_text("written on the host\n")
     return made
