@@ -229,3 +229,8 @@ def test_virtme_ng_ends_the_process_that_the_pid_file_names(share: Path, folder:
         connectable(daemon.socket)
         os.kill(int(Path(f"{daemon.socket}.pid").read_text()), signal.SIGTERM)
         daemon.wait()
+
+
+def test_every_row_is_in_the_compatibility_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    assert [row.name for row in ROWS if f"`{row.name}`" not in text] == []
