@@ -31,6 +31,8 @@ KINDS = ("demo", "test", "asan")
 SANITIZERS = ("-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized")
 # The first QEMU whose vhost-user-fs device migrates (device state over SET_DEVICE_STATE_FD).
 OLDEST_QEMU = (8, 2)
+# What tests/managers tries; where there is none, they are skipped.
+OLDEST_LIBVIRT = (11, 0)
 OLDEST_PYTHON = (3, 11)
 # Debian 12's pip knows neither -C nor one configuration setting given twice.
 PIP = "pip>=23.1"
@@ -77,6 +79,10 @@ def _has_compiler() -> bool:
         return False
 
 
+def _libvirt_driver() -> list[Path]:
+    return list(Path("/usr/lib").glob("*/libvirt/connection-driver/libvirt_driver_qemu.so"))
+
+
 REQUIREMENTS = (
     Requirement("C compiler", "gcc", _has_compiler),
     Requirement("C library headers", "libc6-dev", _has_compiler),
@@ -90,6 +96,8 @@ REQUIREMENTS = (
 TEST_REQUIREMENTS = (
     Requirement("file systems for tests", "e2fsprogs", lambda: shutil.which("mkfs.ext4") is not None),
     Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
+    Requirement("libvirt's shell", "libvirt-clients", lambda: shutil.which("virsh") is not None),
+    Requirement("libvirt's QEMU driver", "libvirt-daemon-driver-qemu", lambda: bool(_libvirt_driver())),
 )
 
 
@@ -151,6 +159,10 @@ def install_system_packages(requirements: Sequence[Requirement]) -> None:
         apt = [*prefix, *environment, "apt-get", *options]
         run([*apt, "update"])
         target: list[str] = []
+        wants_libvirt = any(package.startswith("libvirt-") for package in packages)
+        if wants_libvirt and _candidate(options, "libvirt-clients") < OLDEST_LIBVIRT and backports():
+            # The release's own is from before virtiofs could be saved or moved.
+            target = ["-t", backports()[0].suite]
         if "qemu-system-x86" in packages and _candidate(options, "qemu-system-x86") < OLDEST_QEMU:
             if not backports():
                 raise NotHere("this release has no QEMU of 8.2 or newer; install one as qemu-system-x86_64.")

@@ -23,7 +23,7 @@ from ferryfs.guest.image import PORT_NAME, Parts, initramfs
 
 # The first of which migration and save with virtiofs were tried here.
 OLDEST: Final = (11, 0)
-PATIENCE_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = 240.0
 POLL_SECONDS: Final = 0.02
 CONFIGURATION: Final = """\
 stdio_handler = "file"
