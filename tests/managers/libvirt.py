@@ -1,7 +1,9 @@
 """libvirt's QEMU driver inside virsh (``qemu:///embed?root=…``): a libvirt of its own, that touches nothing of ours.
 
 Some facts. In this mode virsh is the daemon: machines live as long as it does. It reads commands from standard input,
-one a line, and says how each ended. ``ROOT/etc/qemu.conf`` is the driver's configuration.
+one a line, and says how each ended. ``ROOT/etc/qemu.conf`` is the driver's configuration. libvirt waits until a
+QEMU that it killed is gone altogether; QEMU is an orphan, and the tests take orphans in without waiting for them: hence
+REAPER.
 """
 
 from __future__ import annotations
@@ -34,6 +36,16 @@ remember_owner = 0
 cgroup_controllers = []
 namespaces = []
 """
+# Waits for every orphan of the command that it runs, as an init would.
+REAPER: Final = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+child = os.spawnvp(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+while True:
+    pid, status = os.wait()
+    if pid == child:
+        sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 def _missing() -> str:
@@ -61,7 +73,7 @@ class Libvirt:
         self._log = folder / "virsh.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["virsh", "-c", f"qemu:///embed?root={root}"],
+                [sys.executable, "-c", REAPER, "virsh", "-c", f"qemu:///embed?root={root}"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
