@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine_guest import Guest
 
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import Op
-from tests.engine_guest import Guest
 
 NAMES = [f"{'n' * (k % 40)}{k:03}" for k in range(700)]
 OPS = pytest.mark.parametrize("op", [Op.READDIR, Op.READDIRPLUS], ids=lambda op: op.name)
