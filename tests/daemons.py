@@ -31,6 +31,10 @@ def complaints(text: str, allowed: Iterable[str] = ()) -> list[str]:
     ]
 
 
+# What ours says when it is about to end by itself.
+GONE = "The front-end is gone."
+
+
 class StartDaemon(Protocol):
     """Starts a daemon that serves a directory, and ends it when the scope ends."""
 
@@ -74,6 +78,11 @@ def daemons(folder: Path) -> Iterator[StartDaemon]:
             return backend
 
         yield start
+        for backend, _ in started:
+            # The race: 1. the front-end goes, the daemon begins to end with status 0; 2. we send SIGTERM; 3. it comes
+            # when the daemon's handlers are gone already. So one that is about to end is waited for.
+            if GONE in backend.log_text() and "--keep-listening" not in backend.command:
+                backend.wait()
     for backend, allowed in started:
         found = complaints(backend.log_text(), allowed)
         # The reference daemon leaves SIGTERM to the kernel; ours ends by it with status 0.
