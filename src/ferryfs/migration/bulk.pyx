@@ -273,7 +273,7 @@ cdef class Records:
 
     cdef uint32_t _find(self, uint64_t id) noexcept nogil:
         cdef uint32_t hash = hash_u64(id)
-        cdef uint32_t cursor = hash
+        cdef uint32_t cursor = INDEX_NONE
         cdef uint32_t found
         while True:
             found = index_next(&self.by_id, hash, &cursor)
