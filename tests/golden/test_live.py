@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,6 +209,131 @@ def test_unlinked_content_when_the_source_has_gone(share: Path) -> None:
             assert destination.size_of(held.node) == (1 << 30) + 3
         finally:
             destination.close()
+
+
+@contextmanager
+def bound(what: Path, onto: Path) -> Iterator[Callable[[], None]]:
+    """A bind mount for the length of a block, or until what is yielded is called."""
+    subprocess.run(["mount", "--bind", what, onto], check=True)
+    mounted = [onto]
+
+    def end() -> None:
+        if mounted:
+            subprocess.run(["umount", "--lazy", mounted.pop()], check=True)
+
+    try:
+        yield end
+    finally:
+        end()
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount(8)")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mount_that_the_destination_lacks(share: Path, mode: str, tmp_path: Path) -> None:
+    """What is on it is lost, what lies beneath is not shown for it; and it is found again where it is mounted."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("on the volume\n")
+    (share / "mnt" / "file").write_text("what is beneath\n")
+    with bound(volume, share / "mnt") as unmount:
+        with guest(share, mode) as source:
+            other = hold(source, share, "README")
+            mount, victim = source.walk(b"mnt"), hold(source, share, "mnt/file")
+            data = saved(source)
+        good, destination = load(data, share)
+        try:
+            assert good, destination.close()
+            assert destination.read(victim.node, victim.handle) == victim.content
+        finally:
+            destination.close()
+        unmount()
+    good, destination = load(data, share)
+    said = destination.close()
+    assert not good
+    assert "nothing is mounted at 'mnt' here" in said
+    good, destination = load(data, share, GUEST_ERROR, mode)
+    try:
+        assert good, destination.close()
+        assert destination.read(other.node, other.handle) == other.content
+        for refused in (
+            lambda: destination.read(victim.node, victim.handle),
+            lambda: destination.lookup(1, b"mnt"),
+            lambda: destination.lookup(mount, b"file"),
+        ):
+            with pytest.raises(OSError, match=r"No such device"):
+                refused()
+        again = saved(destination)
+        destination.start_queues()
+        destination.release(victim.node, victim.handle)
+        destination.forget(victim.node)
+        # Looked up twice: by itself, and on the way to the file.
+        destination.forget(mount, 2)
+        beneath = destination.walk(b"mnt/file")
+        assert destination.read(beneath, destination.open(beneath, os.O_RDONLY)) == b"what is beneath\n"
+    finally:
+        destination.close()
+    good, third = load(again, share, GUEST_ERROR)
+    try:
+        assert good, third.close()
+        with pytest.raises(OSError, match=r"No such device"):
+            third.lookup(1, b"mnt")
+    finally:
+        third.close()
+    with bound(volume, share / "mnt"):
+        good, third = load(again, share, GUEST_ERROR)
+        try:
+            assert good, third.close()
+            assert third.lookup(1, b"mnt") == mount
+            file = third.lookup(mount, b"file")
+            assert third.read(file, third.open(file, os.O_RDONLY)) == victim.content
+        finally:
+            third.close()
+
+
+def test_a_lost_file_stays_lost_until_it_is_proven(share: Path) -> None:
+    """Another file under its name is not taken for it by the destination after the next either."""
+    with guest(share) as source:
+        victim = hold(source, share, "src/main.c")
+        data = saved(source)
+    (share / "src" / "main.c").unlink()
+    (share / "src" / "main.c").write_bytes(victim.content)
+    good, destination = load(data, share, GUEST_ERROR)
+    try:
+        assert good, destination.close()
+        with pytest.raises(OSError, match=r"."):
+            destination.size_of(victim.node)
+        again = saved(destination)
+    finally:
+        destination.close()
+    good, third = load(again, share, GUEST_ERROR)
+    try:
+        assert good, third.close()
+        with pytest.raises(OSError, match=r"."):
+            third.size_of(victim.node)
+        # A new look-up is free to find what is there now.
+        assert third.walk(b"src/main.c") != victim.node
+    finally:
+        third.close()
+
+
+@pytest.mark.parametrize("moved", ["src/main.c", "src"])
+def test_a_handle_that_leads_out_of_the_share(share: Path, moved: str) -> None:
+    """file-handles: what was moved out of the share opens by its handle, and is refused all the same."""
+    with guest(share, FILE_HANDLES) as source:
+        victim, other = hold(source, share, "src/main.c"), hold(source, share, "README")
+        data = saved(source)
+    (share / moved).rename(share.parent / "outside")
+    good, destination = load(data, share)
+    assert not good
+    assert "it is not in the share" in destination.close()
+    good, destination = load(data, share, GUEST_ERROR)
+    try:
+        assert good, destination.close()
+        assert destination.read(other.node, other.handle) == other.content
+        with pytest.raises(OSError, match=r"."):
+            destination.read(victim.node, victim.handle)
+    finally:
+        destination.close()
 
 
 def test_the_limit_of_unlinked_content(share: Path) -> None:

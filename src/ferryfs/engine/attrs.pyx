@@ -7,7 +7,7 @@ from libc.string cimport memset
 from ferryfs.engine.fuse_abi cimport FUSE_ATTR_SUBMOUNT, Attr, EntryOut
 from ferryfs.engine.handles cimport Handle, handle_of_inode, handle_put
 from ferryfs.engine.inodes cimport (
-    Identity, Inode, fds_shrink, identify, inode_add, inode_add_open, inode_fd, inode_forget, inode_known, inode_put,
+    INODE_INVALID, Identity, Inode, fds_shrink, identify, inode_add, inode_add_open, inode_fd, inode_forget, inode_known, inode_put,
 )
 from ferryfs.engine.policy cimport id_to_guest
 from ferryfs.engine.request cimport reply
@@ -179,6 +179,11 @@ cdef int find_child(
     if result == 0:
         result = open_child(server, parent, parent_fd, name, &st, &inode)
     if result < 0:
+        return result
+    if inode.flags & INODE_INVALID:
+        # What lies beneath a mount that the guest uses, and that a migration has not found here: not to be shown for it.
+        result = -inode.error
+        undo_lookup(server, inode)
         return result
     fill_entry(server, parent, inode, &st, entry)
     found[0] = inode

@@ -187,7 +187,8 @@ cdef int drop_if_unused(InodeTable *table, Inode *inode) noexcept nogil:
         return -1
     slot = find_slot(table, inode.id)
     index_remove(&table.by_id, hash_u64(inode.id), slot)
-    if not inode.flags & INODE_INVALID:
+    # A lost inode has no identity, but for one that stands for what lies beneath its missing mount (migration).
+    if not inode.flags & INODE_INVALID or inode.ino != 0:
         index_remove(&table.by_identity, inode.hash, slot)
         mount = &table.mounts[inode.mount]
         mount.inodes -= 1

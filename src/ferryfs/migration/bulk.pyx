@@ -61,6 +61,7 @@ cdef struct Record:
     uint64_t parent
     uint64_t name_at            # offset in the stream
     uint32_t name_length
+    const uint8_t *claim        # of a FILE_HANDLE: its name in `parent`, as the trailer says; NULL: it does not
     uint32_t parent_record      # INDEX_NONE: none
     uint32_t children
     uint8_t location
@@ -78,6 +79,11 @@ cdef struct Record:
 cdef struct HandleBuffer:
     file_handle head
     uint8_t bytes[MAX_HANDLE_SIZE]
+
+cdef struct KnownMount:
+    uint64_t number             # the source's
+    uint64_t here               # the table's
+    int fd                      # for open_by_handle_at
 
 cdef struct Cursor:
     const uint8_t *data
@@ -344,31 +350,18 @@ cdef class Records:
 
     cdef int _arrange(self) except -2:
         """Finds parents, counts children, and puts parents before children; 0 or -1."""
-        cdef uint32_t *starts
-        cdef uint32_t *below
-        cdef uint64_t placed
         cdef int result
         if self.count == 0:
             return 0
         if self._find(ROOT) == INDEX_NONE:
             return -1
-        starts = <uint32_t *>calloc(self.count + 2, sizeof(uint32_t))
-        below = <uint32_t *>malloc((self.count + 1) * sizeof(uint32_t))
-        try:
-            if starts == NULL or below == NULL:
-                raise MemoryError
-            with nogil:
-                result = self._link(starts, below)
-            if result < 0:
-                return -1
-            placed = self._levels(starts, below)
-            # Whoever was not reached from the root or from an inode without parent is in a loop.
-            return 0 if placed == self.count else -1
-        finally:
-            free(starts)
-            free(below)
+        with nogil:
+            result = self._link()
+        # Whoever is not reached from the root or from an inode without parent is in a loop.
+        return 0 if result == 0 and self._order() == self.count else -1
 
-    cdef int _link(self, uint32_t *starts, uint32_t *below) noexcept nogil:
+    cdef int _link(self) noexcept nogil:
+        """Finds parents and counts the references on them; 0 or -1."""
         cdef Record *record
         cdef uint64_t i
         for i in range(self.count):
@@ -381,14 +374,34 @@ cdef class Records:
         for i in range(self.count):
             if self.records[i].refcount < self.records[i].children:
                 return -1
-            starts[i + 1] = starts[i] + self.records[i].children
-        # Filled from the end of each range backwards; starts[i + 1] is where the next one to fill lies behind.
-        for i in range(self.count):
-            record = &self.records[i]
-            if record.parent_record != INDEX_NONE:
-                starts[record.parent_record + 1] -= 1
-                below[starts[record.parent_record + 1]] = <uint32_t>i
         return 0
+
+    cdef uint64_t _order(self) except? 0xffffffffffffffff:
+        """Fills ``order`` and ``levels``; how many records lead to the root or to one without parent."""
+        cdef uint32_t *starts = <uint32_t *>calloc(self.count + 2, sizeof(uint32_t))
+        cdef uint32_t *below = <uint32_t *>malloc((self.count + 1) * sizeof(uint32_t))
+        cdef uint64_t i
+        cdef uint32_t parent
+        self.levels = []
+        try:
+            if starts == NULL or below == NULL:
+                raise MemoryError
+            with nogil:
+                for i in range(self.count):
+                    if self.records[i].parent_record != INDEX_NONE:
+                        starts[self.records[i].parent_record + 1] += 1
+                for i in range(self.count + 1):
+                    starts[i + 1] += starts[i]
+                # Filled from the end of each range backwards: starts[i + 1] ends as where the children of i begin.
+                for i in range(self.count):
+                    parent = self.records[i].parent_record
+                    if parent != INDEX_NONE:
+                        starts[parent + 1] -= 1
+                        below[starts[parent + 1]] = <uint32_t>i
+            return self._levels(starts, below)
+        finally:
+            free(starts)
+            free(below)
 
     cdef uint64_t _levels(self, const uint32_t *starts, const uint32_t *below) except? 0xffffffffffffffff:
         cdef uint64_t filled = 0
@@ -406,17 +419,19 @@ cdef class Records:
             self.levels.append((first, last))
             for i in range(first, last):
                 at = self.order[i]
-                # After _link, starts[at + 1] is where the children of `at` begin.
-                for child in range(self.records[at].children):
-                    self.order[filled] = below[starts[at + 1] + child]
+                for child in range(starts[at + 1], starts[at + 2]):
+                    self.order[filled] = below[child]
                     filled += 1
             first = last
         return filled
 
     # ---- what the trailer expects -----------------------------------------------------------------------------------------
 
-    def expect(self, identities):
-        """Takes over the identities of a trailer (``InodeIdentities`` that were validated)."""
+    def expect(self, identities, trusted):
+        """Takes over the identities of a trailer (``InodeIdentities`` that were validated).
+
+        ``trusted``: which of the trailer's mounts (by index) are the source's own file systems here, so that handles count.
+        """
         cdef const uint64_t[:] ids
         cdef const uint64_t[:] sizes
         cdef const uint8_t[:] shape_of
@@ -425,6 +440,7 @@ cdef class Records:
         cdef const uint8_t *base
         cdef uint32_t lengths[256]
         cdef int32_t types[256]
+        cdef uint8_t counts[256]
         cdef Py_ssize_t i
         cdef uint64_t at = 0
         cdef uint32_t found
@@ -438,6 +454,7 @@ cdef class Records:
             for index, each in enumerate(one.shapes):
                 lengths[index] = each.length
                 types[index] = each.handle_type
+                counts[index] = each.mount in trusted
             ids, sizes, shape_of, kinds = one.ids, one.sizes, one.shape_of, one.kinds
             handles = one.handles
             base = &handles[0] if len(one.handles) else NULL
@@ -451,12 +468,49 @@ cdef class Records:
                         record.expected = 1
                         record.kind = kinds[i]
                         record.expected_size = sizes[i]
-                        if shape != NO_SHAPE:
+                        if shape != NO_SHAPE and counts[shape]:
                             record.expected_handle_type = types[shape]
                             record.expected_handle_size = <uint8_t>lengths[shape]
                             record.expected_handle = base + at
                     if shape != NO_SHAPE:
                         at += lengths[shape]
+
+    def claim(self, identities):
+        """Takes over where the trailer says that inodes located by handle lie (``InodeIdentities`` that were validated).
+
+        What is there under its name and has its handle needs no opening, and lies in the share for sure.
+        """
+        cdef const uint64_t[:] ids
+        cdef const uint64_t[:] parents
+        cdef const uint64_t[:] lengths
+        cdef const uint8_t[:] names
+        cdef const uint8_t *base
+        cdef Py_ssize_t i
+        cdef uint64_t at
+        cdef uint32_t found
+        cdef uint32_t parent
+        cdef Record *record
+        for one in identities:
+            if not one.ids or not one.names:
+                continue
+            self.kept.append(one)
+            ids, parents, lengths, names = one.ids, one.parents, one.name_lengths, one.names
+            base = &names[0]
+            at = 0
+            with nogil:
+                for i in range(ids.shape[0]):
+                    found = self._find(ids[i])
+                    parent = self._find(parents[i])
+                    if found != INDEX_NONE and parent != INDEX_NONE and 0 < lengths[i] <= NAME_MAX_BYTES:
+                        record = &self.records[found]
+                        if record.location == FILE_HANDLE:
+                            record.parent = parents[i]
+                            record.parent_record = parent
+                            record.claim = base + at
+                            record.name_length = <uint32_t>lengths[i]
+                    at += lengths[i]
+        # A claim that leads in a loop is no fault of the stream's state: its inodes are left, as they are never reached.
+        self._order()
 
     # ---- restoring --------------------------------------------------------------------------------------------------------
 
@@ -474,7 +528,7 @@ cdef class Records:
         The rings must be stopped, and nothing else may use the tables. An inode that only leads to others (``pinned``) is pinned, or
         it would go at once.
         """
-        mounts = list(mount_fds.items())
+        mounts = [(number, fd, mount_here(device, fd)) for number, fd in mount_fds.items()]
         root = self._find(ROOT)
         if root != INDEX_NONE:
             self.records[root].progress = RESTORED
@@ -491,49 +545,69 @@ cdef class Records:
                     one(span)
 
     def _restore_range(self, Device device, uint64_t first, uint64_t last, bint compare, bint same, list mounts):
-        cdef uint64_t *numbers = <uint64_t *>malloc((len(mounts) + 1) * sizeof(uint64_t))
-        cdef int *fds = <int *>malloc((len(mounts) + 1) * sizeof(int))
+        cdef KnownMount *known = <KnownMount *>malloc((len(mounts) + 1) * sizeof(KnownMount))
         cdef int count = 0
         cdef uint64_t i
         try:
-            if numbers == NULL or fds == NULL:
+            if known == NULL:
                 raise MemoryError
-            for number, fd in mounts:
-                numbers[count] = number
-                fds[count] = fd
+            for number, fd, here in mounts:
+                known[count].number = number
+                known[count].fd = fd
+                known[count].here = here
                 count += 1
             with nogil:
                 for i in range(first, last):
                     if self.records[self.order[i]].progress == WAITING:
-                        self._restore_one(&device.server.inodes, &self.records[self.order[i]], compare, same, numbers, fds, count)
+                        self._restore_one(&device.server.inodes, &self.records[self.order[i]], compare, same, known, count)
         finally:
-            free(numbers)
-            free(fds)
+            free(known)
 
     cdef void _restore_one(
-        self, InodeTable *table, Record *record, bint compare, bint same, const uint64_t *mounts, const int *fds, int count
+        self, InodeTable *table, Record *record, bint compare, bint same, const KnownMount *mounts, int count
     ) noexcept nogil:
         cdef Identity identity
         cdef Statx st
         cdef int fd = -1
         record.progress = LEFT
-        if record.location == PATH:
+        if record.parent_record != INDEX_NONE:
             if self.records[record.parent_record].progress != RESTORED:
                 return
             if self._look(table, record, &identity, &st, &fd) < 0:
                 return
-        elif record.location == FILE_HANDLE:
-            if self._open(record, mounts, fds, count, &fd) < 0:
+            if record.location == FILE_HANDLE and not self._has_handle(record, &identity, mounts, count):
+                if fd >= 0:
+                    close(fd)
                 return
-            # A directory must be shown to lie below the root, and what is unlinked may be carried: the slow road does both.
+        elif record.location == FILE_HANDLE:
+            if self._open(record, mounts, count, &fd) < 0:
+                return
+            # A directory must be shown to lie below the root: the slow road does that.
             if look_at(table, fd, b"", AT_EMPTY_PATH, &identity, &st) < 0 or st.mode >> KIND_SHIFT == KIND_DIR:
                 close(fd)
                 return
         else:
             return
-        if not self._is_it(record, &identity, &st, compare, same) or self._file(table, record, &identity, &st, fd) < 0:
-            return
-        record.progress = RESTORED
+        if not self._is_it(record, &identity, &st, compare, same):
+            if fd >= 0:
+                close(fd)
+        elif self._file(table, record, &identity, &st, fd) == 0:
+            record.progress = RESTORED
+
+    cdef const uint8_t *_name(self, const Record *record) noexcept nogil:
+        return record.claim if record.claim != NULL else <const uint8_t *>self.buffer.buf + record.name_at
+
+    cdef bint _has_handle(self, const Record *record, const Identity *identity, const KnownMount *mounts, int count) noexcept nogil:
+        """Whether what lies under the claimed name has the handle by which the inode is located."""
+        cdef int i
+        if identity.handle_size != record.handle.size or identity.handle_type != record.handle.type:
+            return False
+        if memcmp(identity.handle, <const uint8_t *>self.buffer.buf + record.handle.at, record.handle.size) != 0:
+            return False
+        for i in range(count):
+            if mounts[i].number == record.handle.mount:
+                return mounts[i].here == identity.mount_id
+        return False
 
     cdef int _look(self, InodeTable *table, const Record *record, Identity *identity, Statx *st, int *fd) noexcept nogil:
         """Identity and attributes of a Path, with an fd where the inode has to be held by one; 0 or -1."""
@@ -542,8 +616,8 @@ cdef class Records:
         cdef uint32_t slot
         cdef int parent_fd
         cdef int result
-        # SAFETY: name() saw to at most NAME_MAX_BYTES within the stream.
-        memcpy(name, <const uint8_t *>self.buffer.buf + record.name_at, record.name_length)
+        # SAFETY: name() saw to at most NAME_MAX_BYTES within the stream, claim() to as many within a column that is kept.
+        memcpy(name, self._name(record), record.name_length)
         name[record.name_length] = 0
         pthread_mutex_lock(&table.lock)
         slot = find_slot(table, record.parent)
@@ -558,17 +632,17 @@ cdef class Records:
         inode_put(table, parent)
         return result
 
-    cdef int _open(self, const Record *record, const uint64_t *mounts, const int *fds, int count, int *fd) noexcept nogil:
+    cdef int _open(self, const Record *record, const KnownMount *mounts, int count, int *fd) noexcept nogil:
         """An O_PATH fd of a handle; 0 or -1."""
         cdef HandleBuffer buffer
         cdef int i
         for i in range(count):
-            if mounts[i] == record.handle.mount:
+            if mounts[i].number == record.handle.mount:
                 buffer.head.handle_bytes = record.handle.size
                 buffer.head.handle_type = record.handle.type
                 # SAFETY: handle() saw to at most MAX_HANDLE_SIZE bytes within the stream.
                 memcpy(buffer.bytes, <const uint8_t *>self.buffer.buf + record.handle.at, record.handle.size)
-                fd[0] = open_by_handle_at(fds[i], &buffer.head, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+                fd[0] = open_by_handle_at(mounts[i].fd, &buffer.head, O_PATH | O_NOFOLLOW | O_CLOEXEC)
                 return 0 if fd[0] >= 0 else -1
         return -1
 
@@ -602,7 +676,8 @@ cdef class Records:
             if mount < 0:
                 close(fd)
                 return -1
-        memcpy(name, <const uint8_t *>self.buffer.buf + record.name_at, record.name_length)
+        # SAFETY: as in _look.
+        memcpy(name, self._name(record), record.name_length)
         name[record.name_length] = 0
         pthread_mutex_lock(&table.lock)
         if mount < 0:
@@ -626,7 +701,7 @@ cdef class Records:
         inode = &table.chunks[slot // CHUNK][slot % CHUNK]
         inode.nlookup = record.refcount - record.children
         inode.pins = 1 if record.refcount == record.children else 0
-        if record.location == PATH:
+        if record.name_length:
             set_hint(inode, record.parent, name)
         if kept:
             inode.fd = fd
@@ -682,6 +757,14 @@ cdef int look_at(InodeTable *table, int dir_fd, const char *name, int flags, Ide
         identity.handle_type = 0
         identity.mount_id = st.mnt_id
     return 0
+
+
+cdef uint64_t mount_here(Device device, int fd) except? 0:
+    """The number that the table has for the mount of ``fd``; 0 when it can't be told."""
+    cdef Identity identity
+    if identify(&device.server.inodes, fd, b"", AT_EMPTY_PATH, &identity) < 0 or identity.handle_size == 0:
+        return 0
+    return identity.mount_id
 
 
 def parse(data):

@@ -7,8 +7,8 @@ or ``clear``: it stays as long as it is needed and not longer.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset, strdup
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset, strdup
 
 import os
 from array import array
@@ -20,13 +20,13 @@ from ferryfs.engine.handles cimport (
 )
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release, fds_reserve, fill_slot,
+    CHUNK, INLINE_HANDLE, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release, fds_reserve, fill_slot,
     find_slot, identify, identify_stat, inode_fd, inode_handle, inode_open, inode_opened, inode_put, mount_of, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
 from ferryfs.engine.ops_open cimport host_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
-from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close
+from ferryfs.engine.sys cimport AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
 
@@ -148,11 +148,23 @@ cdef class LiveDestination:
             close(fd)
         return result
 
-    def restore_lost(self, uint64_t id, uint64_t lookups, int error, uint64_t parent, bytes name):
-        """Files an inode that can't be had: every access answers ``error``. Raises OSError."""
+    def restore_lost(self, uint64_t id, uint64_t lookups, int error, uint64_t parent, bytes name, expected):
+        """Files an inode that can't be had: every access answers ``error``. Raises OSError.
+
+        ``expected`` is None or the (file type, handle type, handle) that the next destination has to find under its name.
+        """
+        cdef const uint8_t *handle = NULL
+        cdef Py_ssize_t handle_size = 0
+        cdef int handle_type = 0
+        cdef int kind = 0
+        cdef uint8_t *store
         cdef uint32_t slot
         cdef Inode *inode
         cdef int result = 0
+        if expected is not None and 0 < len(expected[2]) <= MAX_HANDLE_SIZE:
+            kind, handle_type, reference = expected
+            handle = <const uint8_t *><const char *><bytes>reference
+            handle_size = len(<bytes>reference)
         pthread_mutex_lock(&self.table.lock)
         slot = take_inode_slot(self.table)
         if slot == INDEX_NONE:
@@ -174,11 +186,31 @@ cdef class LiveDestination:
                 self.table.count += 1
                 if name:
                     set_hint(inode, parent, name)
+                store = inode.handle_store
+                if handle_size > INLINE_HANDLE:
+                    store = <uint8_t *>malloc(handle_size)
+                    (<uint8_t **>inode.handle_store)[0] = store
+                if handle_size > 0 and store != NULL:
+                    # SAFETY: INLINE_HANDLE bytes are in the inode, and more were just allocated.
+                    memcpy(store, handle, handle_size)
+                    inode.handle_size = <uint8_t>handle_size
+                    inode.handle_type = handle_type
+                    inode.kind = <uint8_t>kind
         pthread_mutex_unlock(&self.table.lock)
         if result:
             raise failure(result)
         if lookups == 0:
             self.pinned.append(id)
+
+    def restore_veil(self, uint64_t id, uint64_t lookups, int fd, int error, uint64_t parent, bytes name):
+        """As restore_lost, and what ``fd`` (O_PATH; taken over) is answers ``error`` as well when it is looked up. Raises OSError."""
+        cdef Inode *inode
+        self.restore(id, lookups, fd, parent, name, None)
+        inode = self._inode(id)
+        pthread_mutex_lock(&self.table.lock)
+        inode.flags |= INODE_INVALID
+        inode.error = <uint8_t>(error if 0 < error < 256 else EIO)
+        pthread_mutex_unlock(&self.table.lock)
 
     def restore_records(self, records, compare, same, mount_fds):
         """Restores what ``bulk.Records`` can; what only leads to others is pinned, as by restore."""

@@ -289,10 +289,16 @@ cdef class LiveSource:
         return found
 
     def lost_before(self):
-        """[(nodeid, errno, parent, name)] of the inodes that an earlier migration lost."""
+        """[(nodeid, errno, parent, name)] of the inodes that an earlier migration lost.
+
+        The name is empty when nothing would prove at the next destination that its file is the right one.
+        """
         cdef uint32_t slot
         return [
-            (self._at(slot).id, self._at(slot).error, self._at(slot).parent, self._at(slot).name or b"")
+            (
+                self._at(slot).id, self._at(slot).error, self._at(slot).parent,
+                <bytes>self._at(slot).name if self._at(slot).name != NULL and is_provable(self._at(slot)) else b"",
+            )
             for slot in range(self.slots)
             if self.status[slot] != ABSENT and self._at(slot).flags & INODE_INVALID
         ]
@@ -543,7 +549,7 @@ cdef class LiveSource:
                     slot = numbered[index].slot
                     inode = self._at(slot)
                     index += 1
-                    if inode.flags & INODE_INVALID:
+                    if inode.flags & INODE_INVALID and (inode.handle_size == 0 or inode.ino != 0):
                         continue
                     status = self.status[slot]
                     ids.append(inode.id)
@@ -615,6 +621,11 @@ cdef class LiveSource:
                     for index in range(handle.dir.carried_count)
                 ]
         return []
+
+
+cdef bint is_provable(const Inode *inode) noexcept nogil:
+    """Of a lost inode: whether its file handle at the source is known, or it stands for what lies beneath a missing mount."""
+    return inode.handle_size > 0 or inode.ino != 0
 
 
 cdef bint is_utf8(const char *name) noexcept nogil:

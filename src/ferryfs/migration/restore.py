@@ -14,33 +14,24 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import _syscalls, bulk, identity, stream, unlinked
+from ferryfs.migration import bulk, identity, mounts, stream, unlinked
+from ferryfs.migration.by_handle import Handles
+from ferryfs.migration.carried import Carried, sort
 from ferryfs.migration.collect.walk import walk
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
+from ferryfs.migration.losses import Losses
+from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.trailer_identities import InodeIdentities
-from ferryfs.migration.trailer_records import (
-    Content,
-    HalfRead,
-    Lost,
-    LostInodes,
-    Mounts,
-    Name,
-    Names,
-    Negotiated,
-    Record,
-    Unlinked,
-)
-from ferryfs.migration.verify import Expected, Identities, same_file, same_kind
+from ferryfs.migration.verify import Expected, same_file, same_kind
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -53,7 +44,8 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 OLDEST_MINOR: Final = 31
 DEFAULT_MAX_WRITE: Final = 1 << 20
 DEFAULT_READAHEAD: Final = 1 << 17
-LOGGED: Final = 1000
+# What a guest gets for an inode whose mount is missing here; the next destination knows such inodes by it.
+MISSING_MOUNT_ERRNO: Final = errno.ENODEV
 
 
 @dataclass(slots=True)
@@ -69,20 +61,6 @@ class _Wanted:
     why: str = ""
 
 
-@dataclass
-class _Carried:
-    """What the trailer brought, by inode or handle."""
-
-    identities: Identities
-    mounts: Mounts | None = None
-    negotiated: Negotiated | None = None
-    unlinked: dict[int, Unlinked] = field(default_factory=dict)
-    contents: dict[int, list[Content]] = field(default_factory=dict)
-    half_read: dict[int, HalfRead] = field(default_factory=dict)
-    names: dict[int, Name] = field(default_factory=dict)
-    lost: dict[int, Lost] = field(default_factory=dict)
-
-
 class Restore:
     """One load into one device. ``run`` once."""
 
@@ -92,11 +70,14 @@ class Restore:
         self._config = config
         self._share = share
         self._options = options
-        self._failures: list[str] = []
+        self._losses = Losses()
         self._same = False
         self._compare = False
         self._kinds: dict[int, int] = {}
-        self._mount_fds: dict[int, int] = {}
+        self._handles = Handles(share, live)
+        self._mounts = MountsHere()
+        # The roots of mounts that are missing here -> why.
+        self._absent: dict[int, str] = {}
 
     def run(self, data: bytes | bytearray | memoryview) -> None:
         """Loads a stream. Raises StateError with the reason; then nothing of it stays behind."""
@@ -113,7 +94,7 @@ class Restore:
     def _run(self, data: bytes | bytearray | memoryview) -> None:
         started = time.monotonic()
         found = stream.load(data)
-        carried = _sort(found.trailer.records if found.trailer else ())
+        carried = sort(found.trailer.records if found.trailer else ())
         self._live.clear()
         try:
             self._check_options(found, carried)
@@ -125,8 +106,7 @@ class Restore:
             self._live.clear()
             raise
         finally:
-            for fd in self._mount_fds.values():
-                os.close(fd)
+            self._handles.close()
         _LOG.info(
             "Migration: %d inodes and %d open files restored in %.0f ms.",
             len(body(found.state).inodes),
@@ -137,7 +117,7 @@ class Restore:
     # ---- what must hold before anything is opened
     # ------------------------------------------------------------------------
 
-    def _check_options(self, found: stream.Stream, carried: _Carried) -> None:
+    def _check_options(self, found: stream.Stream, carried: Carried) -> None:
         options = body(found.state).options
         for name, switch in STATE_OPTIONS.items():
             if getattr(options, name) and switch not in self._options:
@@ -151,7 +131,7 @@ class Restore:
                 if switch not in self._options:
                     raise StateError(missing_switch(switch))
 
-    def _check_root(self, found: stream.Stream, carried: _Carried) -> None:
+    def _check_root(self, found: stream.Stream, carried: Carried) -> None:
         """Whether it is the source's directory, and so how files are compared."""
         here = self._share.identity_of(self._share.root_fd)
         inodes = body(found.state).inodes
@@ -198,9 +178,12 @@ class Restore:
     # ---- inodes
     # ----------------------------------------------------------------------------------------------------------
 
-    def _restore_all(self, found: stream.Stream, carried: _Carried) -> None:
+    def _restore_all(self, found: stream.Stream, carried: Carried) -> None:
         v1 = body(found.state)
-        self._open_mounts(found)
+        self._mounts = mounts.look(self._share, carried.mounts, self._same)
+        self._handles.open_mounts(mount_paths(found.state), self._mounts)
+        if self._mounts.missing:
+            self._absent = mounts.roots(self._mounts.missing, _places(v1.inodes, carried))
         self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
         todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else _counted(v1.inodes)
         missing_numbers = {inode.id for inode, _ in todo}
@@ -222,18 +205,20 @@ class Restore:
             self._reopen(handle, carried)
         self._report()
 
-    def _fast(self, records: bulk.Records, carried: _Carried) -> list[tuple[Inode, int]]:
+    def _fast(self, records: bulk.Records, carried: Carried) -> list[tuple[Inode, int]]:
         """Restores what is where it should be, without an object an inode; what is left, with the number of its
         children.
         """
-        for number in (*carried.unlinked, *carried.names, *carried.lost):
+        for number in (*carried.unlinked, *carried.names, *carried.lost, *self._absent):
             records.leave(number)
+        if records.by_handle:
+            records.claim(carried.identities.columns())
         if self._compare:
-            records.expect(carried.identities.columns())
-        self._live.restore_records(records, self._compare, self._same, self._mount_fds)
+            records.expect(carried.identities.columns(), self._mounts.same)
+        self._live.restore_records(records, self._compare, self._same, self._handles.fds)
         return [(records[index], records.children(index)) for index in records.left()]
 
-    def _wanted(self, inode: Inode, lookups: int, carried: _Carried) -> _Wanted:
+    def _wanted(self, inode: Inode, lookups: int, carried: Carried) -> _Wanted:
         match inode.location:
             case Path(parent, filename):
                 return _Wanted(inode, lookups, parent, filename.encode())
@@ -243,7 +228,7 @@ class Restore:
                 name = carried.names.get(inode.id)
                 return _Wanted(inode, lookups, name.parent, name.name) if name else _Wanted(inode, lookups)
 
-    def _downwards(self, waiting: deque[_Wanted], below: dict[int, list[_Wanted]], carried: _Carried) -> list[_Wanted]:
+    def _downwards(self, waiting: deque[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> list[_Wanted]:
         """Restores what is where it should be, parents first; what is not."""
         missing = []
         parent_number, parent_fd = -1, -1
@@ -271,19 +256,23 @@ class Restore:
                 os.close(parent_fd)
         return missing
 
-    def _open(self, wanted: _Wanted, parent_fd: int, carried: _Carried) -> int:
+    def _open(self, wanted: _Wanted, parent_fd: int, carried: Carried) -> int:
         """An O_PATH fd of the inode, proven to be it as far as it can be. Raises OSError."""
         inode = wanted.inode
         if inode.id in carried.unlinked:
             return self._open_unlinked(wanted, carried)
+        if inode.id in self._absent:
+            wanted.why = self._absent[inode.id]
+            raise OSError(MISSING_MOUNT_ERRNO, wanted.why)
         if isinstance(inode.location, ByHandle):
             try:
-                return self._open_handle(inode.location)
+                return self._handles.open_located(inode.location.handle, carried.identities.get(inode.id))
             except OSError as error:
-                wanted.why = reason_of(error)
+                known = error.errno in (errno.ENODEV, errno.EXDEV)
+                wanted.why = str(error.strerror) if known else reason_of(error)
                 raise
+        told = carried.lost.get(inode.id)
         if not wanted.name:
-            told = carried.lost.get(inode.id)
             wanted.why = told.reason if told else "the source could not locate it"
             raise OSError(told.errno if told else LOST_ERRNO, wanted.why)
         if wanted.parent:
@@ -292,6 +281,10 @@ class Restore:
             fd = self._share.open(wanted.name)
         try:
             wanted.why = self._fault(fd, wanted, carried)
+            mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO and wanted.parent != 0
+            if mountless and not wanted.why and mounts.mount_id(fd) == mounts.mount_id(parent_fd):
+                # The migration before lost it with its mount: only a mount can be what it was.
+                self._absent[inode.id] = wanted.why = "its mount was missing before, and is so still"
             if wanted.why:
                 raise OSError(errno.ESTALE, wanted.why)
         except OSError:
@@ -299,84 +292,19 @@ class Restore:
             raise
         return fd
 
-    def _open_unlinked(self, wanted: _Wanted, carried: _Carried) -> int:
+    def _open_unlinked(self, wanted: _Wanted, carried: Carried) -> int:
         record = carried.unlinked[wanted.inode.id]
         expected = carried.identities.get(wanted.inode.id)
         if self._same and expected and expected.openable:
             with suppress(OSError):
-                return self._by_handle(expected)
+                return self._handles.open(expected)
         try:
             return unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
         except StateError as error:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
 
-    def _open_mounts(self, found: stream.Stream) -> None:
-        """A descriptor on each mount that the source names; what is missing here is left out, and logged."""
-        for mount in mount_paths(found.state):
-            try:
-                path = mount.path.encode()
-                flags = os.O_RDONLY | os.O_NONBLOCK
-                fd = self._root_for_handles() if path == b"." else self._share.open(path, flags)
-                self._mount_fds[mount.mount_id] = fd
-            except OSError as error:
-                _LOG.warning(
-                    "Migration: the source's mount at %r can't be used here: %s.", mount.path, reason_of(error)
-                )
-
-    def _root_for_handles(self) -> int:
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._share.root_fd)
-
-    def _open_handle(self, location: ByHandle) -> int:
-        handle = location.handle
-        mount_fd = self._mount_fds.get(handle.mount_id)
-        if mount_fd is None:
-            raise OSError(errno.ESTALE, "its mount is not here")
-        fd = _syscalls.open_by_handle_at(mount_fd, handle.handle_type, handle.handle, os.O_PATH | os.O_NOFOLLOW)
-        if not self._within(fd):
-            os.close(fd)
-            raise OSError(errno.EXDEV, "it is not in the share")
-        return fd
-
-    def _by_handle(self, expected: Expected) -> int:
-        """Opens a file of the share's own mount by its handle. Raises OSError."""
-        if expected.mount != 0:
-            raise OSError(errno.ESTALE, "its mount is not here")
-        root = self._root_for_handles()
-        try:
-            fd = _syscalls.open_by_handle_at(root, expected.handle_type, expected.handle, os.O_PATH | os.O_NOFOLLOW)
-        finally:
-            os.close(root)
-        if not self._within(fd):
-            os.close(fd)
-            raise OSError(errno.EXDEV, "it is not in the share")
-        return fd
-
-    def _within(self, fd: int) -> bool:
-        """A handle reaches the whole file system: a directory must lead up to the root by ``..``. Files are taken on
-        trust.
-        """
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            return True
-        top = os.fstat(self._share.root_fd)
-        at = os.dup(fd)
-        try:
-            while True:
-                here = os.fstat(at)
-                if (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino):
-                    return True
-                above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
-                os.close(at)
-                at = above
-                over = os.fstat(at)
-                if (over.st_dev, over.st_ino) == (here.st_dev, here.st_ino):
-                    return False
-        except OSError:
-            return False
-        finally:
-            os.close(at)
-
-    def _fault(self, fd: int, wanted: _Wanted, carried: _Carried) -> str:
+    def _fault(self, fd: int, wanted: _Wanted, carried: Carried) -> str:
         """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
         empty.
         """
@@ -386,16 +314,22 @@ class Restore:
             if made is None or (made.handle_type, made.handle) != (reference.handle_type, reference.handle):
                 return "another file has its name now"
         expected = carried.identities.get(wanted.inode.id) if self._compare else None
-        if expected is None or (self._same and expected.handle and expected.openable):
+        if expected is None or (self._counts(expected) and expected.openable):
             return ""
-        return same_file(fd, expected) if self._same else same_kind(fd, expected)
+        return same_file(fd, expected) if self._counts(expected) else same_kind(fd, expected)
 
-    def _expected_handle(self, wanted: _Wanted, carried: _Carried) -> tuple[int, bytes] | None:
+    def _counts(self, expected: Expected) -> bool:
+        """Whether the file handle proves anything: its mount is here, and the source's own file system."""
+        return bool(expected.handle) and expected.mount in self._mounts.same
+
+    def _expected_handle(self, wanted: _Wanted, carried: Carried) -> tuple[int, bytes] | None:
         """What it must have; None when nobody knows, or when it was made anew from its content."""
         if not (self._compare and self._same) or wanted.inode.id in carried.unlinked:
             return None
         expected = carried.identities.get(wanted.inode.id)
-        return (expected.handle_type, expected.handle) if expected and expected.handle and expected.openable else None
+        if expected is None or not self._counts(expected) or not expected.openable:
+            return None
+        return expected.handle_type, expected.handle
 
     def _file(self, wanted: _Wanted, fd: int, expected: tuple[int, bytes] | None = None) -> None:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
@@ -412,7 +346,7 @@ class Restore:
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
 
-    def _search(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: _Carried) -> list[_Wanted]:
+    def _search(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> list[_Wanted]:
         """By handle; then by one walk of the share, for as long as --migration-search-limit allows. What is still
         missing.
         """
@@ -422,12 +356,13 @@ class Restore:
         while everything:
             wanted = everything.popleft()
             expected = carried.identities.get(wanted.inode.id)
-            if expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+            located = isinstance(wanted.inode.location, ByHandle)
+            if located or expected is None or not expected.handle or not expected.openable or expected.mount != 0:
                 still.append(wanted)
-                everything.extend(below.pop(wanted.inode.id, ()))
+                everything.extend(_taken_along(wanted, below))
                 continue
             try:
-                fd = self._by_handle(expected)
+                fd = self._handles.open(expected)
                 if os.fstat(fd).st_nlink == 0:
                     os.close(fd)
                     raise OSError(errno.ESTALE, "it has no name any more")
@@ -437,33 +372,43 @@ class Restore:
                 everything.extend(more)
             except OSError:
                 still.append(wanted)
-                everything.extend(below.pop(wanted.inode.id, ()))
+                everything.extend(_taken_along(wanted, below))
         return self._walk(still, carried) if still else still
 
-    def _walk(self, missing: list[_Wanted], carried: _Carried) -> list[_Wanted]:
-        by_handle: dict[tuple[int, bytes], _Wanted] = {}
+    def _walk(self, missing: list[_Wanted], carried: Carried) -> list[_Wanted]:
+        by_handle: dict[tuple[int, int, bytes], _Wanted] = {}
         for wanted in missing:
             expected = carried.identities.get(wanted.inode.id)
-            if expected and expected.handle:
-                by_handle[expected.handle_type, expected.handle] = wanted
+            if expected and self._counts(expected) and wanted.inode.id not in self._absent:
+                by_handle[expected.mount, expected.handle_type, expected.handle] = wanted
+        places = {number: index for index, number in self._mounts.ids.items()}
         limit = time.monotonic() + self._config.search_limit
         found: set[int] = set()
 
         def visit(folder_fd: int, folder: bytes, name: bytes) -> bool:
             with suppress(OSError):
                 made = identity.make_handle(folder_fd, name)
-                wanted = by_handle.get((made.handle_type, made.handle)) if made else None
+                index = places.get(made.mount_id, -1) if made else -1
+                wanted = by_handle.get((index, made.handle_type, made.handle)) if made else None
                 if wanted is not None and wanted.inode.id not in found:
                     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
                     self._file(wanted, fd)
                     found.add(wanted.inode.id)
             return len(found) < len(by_handle) and time.monotonic() < limit
 
-        if by_handle:
+        if by_handle and self._config.search_limit > 0:
+            started = time.monotonic()
             walk(self._share.root_fd, _Everything(), visit)
+            _LOG.info(
+                "Migration: %d inodes were not where the source left them; %d of them found by a walk of %.0f ms%s.",
+                len(by_handle),
+                len(found),
+                1000 * (time.monotonic() - started),
+                "" if time.monotonic() < limit else ", which --migration-search-limit ended",
+            )
         return [wanted for wanted in missing if wanted.inode.id not in found]
 
-    def _copy_check(self, missing: list[_Wanted], carried: _Carried) -> None:
+    def _copy_check(self, missing: list[_Wanted], carried: Carried) -> None:
         """A copy must at least have the names in the root that the guest holds."""
         if self._same or not self._compare:
             return
@@ -474,17 +419,42 @@ class Restore:
                     "of the source's"
                 )
 
-    def _lose(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: _Carried) -> None:
+    def _lose(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> None:
         everything = deque(missing)
         while everything:
             wanted = everything.popleft()
             code = wanted.error.errno if wanted.error and wanted.error.errno else LOST_ERRNO
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
-            self._failures.append(f"inode {wanted.inode.id}{_named(wanted)}: {why}")
-            self._live.restore_lost(wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name)
-            everything.extend(below.pop(wanted.inode.id, ()))
+            self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
+            if not self._veil(wanted, carried):
+                self._live.restore_lost(
+                    wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, _proof(wanted, carried)
+                )
+            everything.extend(_taken_along(wanted, below))
 
-    def _restore_trailer_only(self, carried: _Carried) -> None:
+    def _veil(self, wanted: _Wanted, carried: Carried) -> bool:
+        """Of the root of a missing mount: what lies beneath is not shown for it as long as the guest uses it."""
+        if wanted.inode.id not in self._absent:
+            return False
+        parent, name = wanted.parent, wanted.name
+        expected = carried.identities.get(wanted.inode.id)
+        if not name and expected:
+            parent, name = expected.parent, expected.name
+        if not name or not parent:
+            return False
+        try:
+            folder = self._live.open_path(parent)
+            try:
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            finally:
+                os.close(folder)
+            self._live.restore_veil(wanted.inode.id, wanted.lookups, fd, MISSING_MOUNT_ERRNO, parent, name)
+        except (KeyError, OSError):
+            # There is nothing beneath that could be shown.
+            return False
+        return True
+
+    def _restore_trailer_only(self, carried: Carried) -> None:
         """Inodes without a name that nothing has open: never a reason to fail."""
         for record in carried.unlinked.values():
             if record.refcount:
@@ -492,10 +462,10 @@ class Restore:
                     fd = unlinked.make(self._share, record, [])
                     self._live.restore(record.inode, record.refcount, fd, 0, b"", None)
                 except (OSError, StateError):
-                    self._live.restore_lost(record.inode, record.refcount, errno.ESTALE, 0, b"")
+                    self._live.restore_lost(record.inode, record.refcount, errno.ESTALE, 0, b"", None)
         for lost in carried.lost.values():
             if lost.refcount:
-                self._live.restore_lost(lost.inode, lost.refcount, lost.errno, 0, b"")
+                self._live.restore_lost(lost.inode, lost.refcount, lost.errno, 0, b"", None)
 
     # ---- open files
     # ------------------------------------------------------------------------------------------------------
@@ -504,14 +474,14 @@ class Restore:
         """``st_mode >> 12`` of an inode that was restored, else 0."""
         return self._kinds.get(number) or self._live.kind(number)
 
-    def _reopen(self, handle: Handle, carried: _Carried) -> None:
+    def _reopen(self, handle: Handle, carried: Carried) -> None:
         directory = self._kind(handle.inode) == stat.S_IFDIR >> 12 or bool(handle.flags & os.O_DIRECTORY)
         flags = handle.flags & ~_NOT_REOPENED
         try:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
             if self._kind(handle.inode):
-                self._failures.append(f"open file {handle.id} of inode {handle.inode}: {reason_of(error)}")
+                self._losses.add(f"open file {handle.id} of inode {handle.inode}", reason_of(error))
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
         half = carried.half_read.get(handle.id)
@@ -524,15 +494,12 @@ class Restore:
     # ---------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        for text in self._failures[:LOGGED]:
-            _LOG.warning("Migration: can't be restored: %s.", text)
-        if len(self._failures) > LOGGED:
-            _LOG.warning("Migration: %d more can't be restored.", len(self._failures) - LOGGED)
-        if self._failures and self._config.on_error is OnError.ABORT:
-            more = f" and {len(self._failures) - 1} more" if len(self._failures) > 1 else ""
-            raise StateError(f"can't be restored: {self._failures[0]}{more} (--migration-on-error=guest-error goes on)")
+        self._losses.log()
+        sentence = self._losses.sentence()
+        if sentence and self._config.on_error is OnError.ABORT:
+            raise StateError(f"{sentence} (--migration-on-error=guest-error goes on)")
 
-    def _finish(self, found: stream.Stream, carried: _Carried) -> None:
+    def _finish(self, found: stream.Stream, carried: Carried) -> None:
         v1 = body(found.state)
         if carried.negotiated is not None:
             one = carried.negotiated
@@ -561,28 +528,39 @@ def _counted(inodes: Sequence[Inode]) -> list[tuple[Inode, int]]:
     return [(inode, children.get(inode.id, 0)) for inode in inodes if inode.id != ROOT_ID]
 
 
+def _places(inodes: Sequence[Inode], carried: Carried) -> Iterator[tuple[int, int, bytes]]:
+    """(nodeid, parent, name) of every inode whose place at the source is known; parent 0: a path from the root."""
+    for inode in inodes:
+        match inode.location:
+            case Path(parent, filename):
+                yield inode.id, parent, filename.encode()
+            case FullPath(filename):
+                yield inode.id, 0, filename.encode()
+            case ByHandle():
+                expected = carried.identities.get(inode.id)
+                if expected and expected.name:
+                    yield inode.id, expected.parent, expected.name
+            case _:
+                name = carried.names.get(inode.id)
+                if name:
+                    yield inode.id, name.parent, name.name
+
+
+def _proof(wanted: _Wanted, carried: Carried) -> tuple[int, int, bytes] | None:
+    """What the next destination has to find: (file type, handle type, handle), of inodes on the share's own mount."""
+    expected = carried.identities.get(wanted.inode.id)
+    if expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+        return None
+    return expected.kind, expected.handle_type, expected.handle
+
+
+def _taken_along(wanted: _Wanted, below: dict[int, list[_Wanted]]) -> list[_Wanted]:
+    """What is in a directory that can't be had: can't be had for the same reason, unless it is found elsewhere."""
+    children = below.pop(wanted.inode.id, [])
+    for child in children:
+        child.error, child.why = wanted.error, wanted.why
+    return children
+
+
 def _named(wanted: _Wanted) -> str:
     return f" ({os.fsdecode(wanted.name)!r})" if wanted.name else ""
-
-
-def _sort(records: tuple[Record, ...]) -> _Carried:
-    carried = _Carried(Identities([record for record in records if isinstance(record, InodeIdentities)]))
-    for record in records:
-        match record:
-            case Mounts():
-                carried.mounts = record
-            case Negotiated():
-                carried.negotiated = record
-            case Unlinked(inode=inode):
-                carried.unlinked[inode] = record
-            case Content(inode=inode):
-                carried.contents.setdefault(inode, []).append(record)
-            case HalfRead(handle=handle):
-                carried.half_read[handle] = record
-            case Names(names):
-                carried.names.update({name.inode: name for name in names})
-            case LostInodes(lost):
-                carried.lost.update({one.inode: one for one in lost})
-            case _:
-                pass
-    return carried

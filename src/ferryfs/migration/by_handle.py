@@ -1,0 +1,141 @@
+"""Opening inodes by the file handles of a state, and showing that they lie in the share.
+
+Some facts about handles. open_by_handle_at reaches the whole file system, also what lies beside the shared directory.
+A directory has one place, and ``..`` leads up from it. A file may have any number of names, and none leads back to
+them: it is shown to be in the share by a name that has its handle. An inode without a name left is nowhere, and what
+virtiofsd writes says no names: both are taken on trust in whoever wrote the stream.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ferryfs.migration import _syscalls, identity
+from ferryfs.migration.live_destination import LiveDestination
+from ferryfs.migration.mounts import MountsHere
+from ferryfs.migration.share import Share, reason_of
+from ferryfs.migration.state import FileHandle, MountPath
+from ferryfs.migration.verify import Expected
+
+_LOG = logging.getLogger("ferryfs.migration")
+
+
+class Handles:
+    """The mounts on which handles can be opened. Has descriptors: ``close`` it."""
+
+    def __init__(self, share: Share, live: LiveDestination) -> None:
+        self._share = share
+        self._live = live
+        # The source's mount id -> a readable descriptor here.
+        self.fds: dict[int, int] = {}
+        self._why: dict[int, str] = {}
+        # (st_dev, st_ino) of directories that are known to lie in the share.
+        self._inside: set[tuple[int, int]] = set()
+        self._root = -1
+
+    def close(self) -> None:
+        for fd in {*self.fds.values(), self._root} - {-1}:
+            os.close(fd)
+        self.fds.clear()
+        self._root = -1
+
+    def open_mounts(self, named: Iterable[MountPath], here: MountsHere) -> None:
+        """A descriptor on each mount that the state names; what can't be used is left out, and logged."""
+        for mount in named:
+            path = mount.path.encode()
+            why = here.missing.get(path) or here.other.get(mount.mount_id) or ""
+            if not why:
+                try:
+                    flags = os.O_RDONLY | os.O_NONBLOCK
+                    self.fds[mount.mount_id] = self._open_root() if path == b"." else self._share.open(path, flags)
+                except OSError as error:
+                    why = f"the mount at {mount.path!r} can't be used here: {reason_of(error)}"
+            if why:
+                self._why[mount.mount_id] = why
+                _LOG.warning("Migration: %s.", why)
+
+    def _open_root(self) -> int:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._share.root_fd)
+
+    def open_located(self, handle: FileHandle, expected: Expected | None) -> int:
+        """An O_PATH fd of an inode that the state locates by handle. Raises OSError, whose text says why.
+
+        ``expected`` has its parent and name at the source; one of them, or the kernel's own belief, must prove that it
+        lies in the share.
+        """
+        mount_fd = self.fds.get(handle.mount_id)
+        if mount_fd is None:
+            raise OSError(errno.ENODEV, self._why.get(handle.mount_id, "its mount is not here"))
+        fd = _syscalls.open_by_handle_at(mount_fd, handle.handle_type, handle.handle, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            if not self._proven(fd, handle, expected):
+                raise OSError(errno.EXDEV, "it is not in the share")
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open(self, expected: Expected) -> int:
+        """An O_PATH fd of an inode of the share's own mount by its handle. Raises OSError."""
+        if expected.mount != 0:
+            raise OSError(errno.ENODEV, "its mount is not the share's own")
+        if self._root < 0:
+            self._root = self._open_root()
+        fd = _syscalls.open_by_handle_at(self._root, expected.handle_type, expected.handle, os.O_PATH | os.O_NOFOLLOW)
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and not self.within(fd):
+            os.close(fd)
+            raise OSError(errno.EXDEV, "it is not in the share")
+        return fd
+
+    def _proven(self, fd: int, handle: FileHandle, expected: Expected | None) -> bool:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            return status.st_nlink == 0 or self.within(fd)
+        if status.st_nlink == 0 or expected is None or not expected.name:
+            return True
+        with suppress(KeyError, OSError):
+            parent = self._live.open_path(expected.parent)
+            try:
+                made = identity.make_handle(parent, expected.name)
+            finally:
+                os.close(parent)
+            if made and (made.handle_type, made.handle) == (handle.handle_type, handle.handle):
+                return True
+        with suppress(OSError):
+            path = self._share.path_of(fd)
+            if path is not None:
+                there = self._share.open(path)
+                try:
+                    return os.path.sameopenfile(there, fd)
+                finally:
+                    os.close(there)
+        return False
+
+    def within(self, fd: int) -> bool:
+        """Whether a directory leads up to the root by ``..``. Each directory on the way is asked once in a load."""
+        top = os.fstat(self._share.root_fd)
+        self._inside.add((top.st_dev, top.st_ino))
+        way: list[tuple[int, int]] = []
+        at = os.dup(fd)
+        try:
+            while True:
+                status = os.fstat(at)
+                here = (status.st_dev, status.st_ino)
+                if here in self._inside:
+                    self._inside.update(way)
+                    return True
+                if way and way[-1] == here:
+                    return False
+                way.append(here)
+                above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+                os.close(at)
+                at = above
+        except OSError:
+            return False
+        finally:
+            os.close(at)

@@ -1,0 +1,102 @@
+"""The source's mounts in the share, as the destination finds them: here and the same, here and another, or missing.
+
+Some facts about missing mounts. Where a mount was, a directory lies beneath it, with other files: a path that leads
+through its mount point finds those. So inodes of a missing mount are lost, whatever lies under their names, and the
+name of the mount point itself must not show the directory beneath to a guest that still uses the mount.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ferryfs.migration import _syscalls, identity
+from ferryfs.migration.identity import Sameness
+from ferryfs.migration.share import Share, reason_of
+from ferryfs.migration.state import ROOT_ID
+from ferryfs.migration.trailer_records import Mounts
+
+
+@dataclass
+class MountsHere:
+    """What became of the mounts of a trailer; an index is a place in its Mounts, 0 the share's own mount."""
+
+    # Indices of those that are proven to be the source's own file systems: their file handles count.
+    same: set[int] = field(default_factory=set)
+    # Index -> mount id here, of the same ones.
+    ids: dict[int, int] = field(default_factory=dict)
+    # Path -> why it can't be used, of those that are missing.
+    missing: dict[bytes, str] = field(default_factory=dict)
+    # The source's mount id -> why its file handles can't be used, of those that are another file system here.
+    other: dict[int, str] = field(default_factory=dict)
+
+
+def look(share: Share, listed: Mounts | None, root_is_same: bool) -> MountsHere:
+    """Looks for each mount that the source names."""
+    found = MountsHere()
+    if root_is_same:
+        found.same.add(0)
+        found.ids[0] = mount_id(share.root_fd)
+    for index, mount in enumerate(listed.mounts if listed else ()):
+        if index == 0:
+            continue
+        try:
+            fd = share.open(mount.path)
+        except OSError as error:
+            found.missing[mount.path] = f"the mount at {os.fsdecode(mount.path)!r} is not here: {reason_of(error)}"
+            continue
+        try:
+            if not _is_mount_point(share, mount.path, fd):
+                found.missing[mount.path] = f"nothing is mounted at {os.fsdecode(mount.path)!r} here"
+                continue
+            here = share.identity_of(fd)
+            verdict = identity.same_directory(mount.identity, here) if here else None
+            if verdict is not None and verdict.sameness is Sameness.SAME:
+                found.same.add(index)
+                found.ids[index] = mount_id(fd)
+            elif verdict is not None and verdict.sameness is Sameness.DIFFERENT:
+                found.other[mount.mount_id] = (
+                    f"another file system is mounted at {os.fsdecode(mount.path)!r} here: {verdict.reason}"
+                )
+        finally:
+            os.close(fd)
+    return found
+
+
+def mount_id(fd: int) -> int:
+    """The id of the mount that an open file is on, as name_to_handle_at gives it. Raises OSError."""
+    return _syscalls.statx(fd, b"", _syscalls.AT_EMPTY_PATH, _syscalls.STATX_MNT_ID).mnt_id
+
+
+def _is_mount_point(share: Share, path: bytes, fd: int) -> bool:
+    folder = path.rpartition(b"/")[0]
+    above = share.open(folder) if folder else os.dup(share.root_fd)
+    try:
+        return mount_id(fd) != mount_id(above)
+    finally:
+        os.close(above)
+
+
+def roots(paths: Mapping[bytes, str], places: Iterable[tuple[int, int, bytes]]) -> dict[int, str]:
+    """Which inodes lie at ``paths`` (path -> reason): nodeid -> reason.
+
+    ``places``: (nodeid, parent, name) of all inodes; with parent 0 the name is a path from the root.
+    """
+    parts = {part for path in paths for part in path.split(b"/")}
+    by_name: dict[tuple[int, bytes], int] = {}
+    by_path: dict[bytes, int] = {}
+    for number, parent, name in places:
+        if not parent:
+            by_path[name] = number
+        elif name in parts:
+            by_name[parent, name] = number
+    found: dict[int, str] = {}
+    for path, why in paths.items():
+        at = ROOT_ID
+        for part in path.split(b"/"):
+            at = by_name.get((at, part), 0)
+        at = at or by_path.get(path, 0)
+        if at:
+            found[at] = why
+    return found
