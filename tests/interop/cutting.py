@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,10 +18,13 @@ class CuttingProxy:
     """Listens on ``path`` for one front-end and passes ``allowed`` of its messages on to the daemon at ``target``.
 
     The next message cuts both connections. ``passed`` are the numbers of the messages that went through. ``allowed``
-    may be set while it runs.
+    may be set while it runs. ``before`` says what is done before the first message of a number goes on.
     """
 
-    def __init__(self, path: Path, target: Path, allowed: int) -> None:
+    def __init__(
+        self, path: Path, target: Path, allowed: int, before: Mapping[int, Callable[[], None]] | None = None
+    ) -> None:
+        self._before = dict(before or {})
         self.allowed = allowed
         self.passed: list[int] = []
         self._back = socket.socket(socket.AF_UNIX)
@@ -65,6 +68,8 @@ class CuttingProxy:
                         break
                     number, _, size = HEADER.unpack(header)
                     payload = self._front.recv(size, socket.MSG_WAITALL) if size else b""
+                    if number in self._before:
+                        self._before.pop(number)()
                     socket.send_fds(self._back, [header + payload], fds)
                     self.passed.append(number)
                 finally:
