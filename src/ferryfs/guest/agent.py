@@ -63,6 +63,10 @@ class Agent:
         self._results.clear()
         return version
 
+    def follow(self, source: Agent) -> None:
+        """Go on where the agent of a guest that moves here stops: its commands that still run keep their names."""
+        self._ids = source._ids
+
     def start(self, command: str) -> str:
         """Start a shell command in the guest and return the name to ask for its result by."""
         name = str(next(self._ids))
