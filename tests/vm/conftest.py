@@ -23,7 +23,9 @@ MOUNT_POINT = "/mnt"
 class Boot(Protocol):
     """Boots a guest with shares, and ends it when the scope ends."""
 
-    def __call__(self, *shares: Share, python: bool = False, cpus: int = 2) -> Guest: ...
+    def __call__(
+        self, *shares: Share, python: bool = False, cpus: int = 2, memory: int = 512, incoming: str = ""
+    ) -> Guest: ...
 
 
 @contextmanager
@@ -31,9 +33,12 @@ def booting() -> Iterator[Boot]:
     """A scope that guests live in."""
     with ExitStack() as running:
 
-        def boot(*shares: Share, python: bool = False, cpus: int = 2) -> Guest:
+        def boot(*shares: Share, python: bool = False, cpus: int = 2, memory: int = 512, incoming: str = "") -> Guest:
             parts = find_parts(python=python)
-            machine = Machine(parts.kernel, initramfs(parts), accelerator.choose(find_parts()), shares, cpus=cpus)
+            chosen = accelerator.choose(find_parts())
+            machine = Machine(
+                parts.kernel, initramfs(parts), chosen, shares, cpus=cpus, memory=memory, incoming=incoming
+            )
             return running.enter_context(Guest(machine))
 
         yield boot
