@@ -1,4 +1,8 @@
-"""A running guest moves from one QEMU and daemon to another, or through a file, with everything it holds."""
+"""A running guest moves from one QEMU and daemon to another, or through a file, with everything it holds.
+
+Not part of the suite yet: a cancelled migration failed once on a busy machine, and the cause is not known. By hand:
+python -m pytest tests/vm/migration_in_qemu.py
+"""
 
 from __future__ import annotations
 
