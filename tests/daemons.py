@@ -17,7 +17,7 @@ from ferryfs.guest.backend import Backend, own_daemon, reference_daemon
 SUSPICIOUS = re.compile(
     r"Traceback \(most recent call last\)|Exception ignored|Fatal Python error|\w+Warning: |panicked at"
     r"|AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error: "
-    r"|Assertion .* failed|malloc\(\): |free\(\): "
+    r"|Assertion .* failed|malloc\(\): |free\(\): |a bug in ferryfsd"
 )
 
 

@@ -83,11 +83,15 @@ class Monitor:
 
     def ask(self, op: Op, nodeid: int = 1, body: bytes = bytes(16), *, queue: int = 1) -> int:
         """The errno of a request's answer; checks the two lengths."""
+        return self.answer(op, nodeid, body, queue=queue)[0]
+
+    def answer(self, op: Op, nodeid: int = 1, body: bytes = bytes(16), *, queue: int = 1) -> tuple[int, bytes]:
+        """As ``ask``, with the answer's body."""
         data = request(op, nodeid, body, next(self._uniques))
         used, parts = self.queues[queue].transact([data], [OUT_HEADER.size, 4096], TIMEOUT)
         head = OUT_HEADER.unpack(parts[0])
         assert head["len"] == used
-        return -head["error"]
+        return -head["error"], parts[1][: used - OUT_HEADER.size]
 
     def add(self, count: int, *, queue: int = 1) -> list[int]:
         """Queues GETATTRs without a kick; their tokens."""

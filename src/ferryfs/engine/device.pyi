@@ -20,7 +20,6 @@ VALIDITY: Final[dict[CachePolicy, int]]  # seconds
 TERNARIES: Final[dict[Ternary, int]]
 FEATURE_EVENT_IDX: Final[int]
 FEATURE_LOG_ALL: Final[int]
-RESERVED_FDS: Final[int]
 SMALLEST_SHARE: Final[int]
 
 @final

@@ -39,8 +39,11 @@ TERNARIES = {Ternary.NEVER: TERNARY_NEVER, Ternary.AUTO: TERNARY_AUTO, Ternary.A
 FEATURE_EVENT_IDX = 1 << 29         # VIRTIO_RING_F_EVENT_IDX
 FEATURE_LOG_ALL = 1 << 26           # VHOST_F_LOG_ALL
 
-# File descriptors that are never given to the guest: the daemon's own, each worker's for a moment, those of the session.
-RESERVED_FDS = 160
+# File descriptors that are never given to the guest: the cache of them, and what the next three are for.
+cdef enum:
+    FDS_OF_RING = 5                 # kick, call, err, and two to sleep on
+    FDS_OF_WORKER = 2               # for a moment
+    FDS_OF_DAEMON = 60              # sockets, log, /proc, the share, a message's
 SMALLEST_SHARE = 16
 
 
@@ -106,12 +109,13 @@ cdef class Device:
                     "CAP_DAC_READ_SEARCH (--modcaps=+dac_read_search) and a file system that has them; or take =prefer"
                 )
             raise SetupError(f"the shared directory can't be looked at: {os.strerror(-result)}")
-        share = max(limit - cached - RESERVED_FDS, SMALLEST_SHARE)
+        blocked = config.thread_pool_size or DEFAULT_BLOCKED
+        reserved = FDS_OF_DAEMON + FDS_OF_RING * queue_count + FDS_OF_WORKER * (queue_count + blocked)
+        share = max(limit - cached - reserved, SMALLEST_SHARE)
         self.server.inodes.max_fds = min(share, config.guest_fd_limit) if config.guest_fd_limit else share
         self.rings = <Ring *>calloc(queue_count, sizeof(Ring))
         if self.rings == NULL:
             raise MemoryError
-        blocked = config.thread_pool_size or DEFAULT_BLOCKED
         pool_init(&self.pool, &self.server, &self.memory.table, self.rings, queue_count, blocked)
         for i in range(queue_count):
             result = ring_init(&self.rings[i], &self.pool, i)

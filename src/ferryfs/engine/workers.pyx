@@ -265,7 +265,22 @@ cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
             ring.unannounced += 1
         else:
             serve_one(ring, worker)
+    become_spare(worker)
     pthread_mutex_unlock(&ring.lock)
+
+
+cdef void become_spare(Worker *worker) noexcept nogil:
+    """Back among the spares; still under the lock of the ring that it has led or answered.
+
+    1. the last worker leaves a paused ring, 2. the pause ends, and the ring wants a leader, 3. the worker joins the spares: too
+    late, so that a thread more would be needed, which a limit of threads may refuse.
+    """
+    cdef Pool *pool = worker.pool
+    pthread_mutex_lock(&pool.lock)
+    worker.ring = NULL
+    worker.next_spare = pool.spares
+    pool.spares = worker
+    pthread_mutex_unlock(&pool.lock)
 
 
 cdef void *work(void *argument) noexcept nogil:
@@ -292,11 +307,6 @@ cdef void *work(void *argument) noexcept nogil:
         if ring == NULL:
             return NULL
         lead(ring, worker)
-        pthread_mutex_lock(&pool.lock)
-        worker.ring = NULL
-        worker.next_spare = pool.spares
-        pool.spares = worker
-        pthread_mutex_unlock(&pool.lock)
 
 
 # ---- the monitor -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ferryfs.errors import FerryError, FrontendError
+from ferryfs.errors import FerryError, FrontendError, SetupError
 from ferryfs.vhost.session import Action, Session
 from ferryfs.wire.vhost_user import FDS_MAX, HEADER, decode_header, name_of
 
@@ -139,8 +139,12 @@ class Endpoint:
             _LOG.warning("%s", step.refusal)
         outcome = Outcome()
         try:
-            for action in step.actions:
-                outcome = self._carry_out(action)
+            try:
+                for action in step.actions:
+                    outcome = self._carry_out(action)
+            except OSError as error:
+                # What the kernel refuses just now (no file descriptor, no memory) ends this connection, not the daemon.
+                raise SetupError(f"{step.request.name} can't be carried out: {error.strerror or error}.") from error
         except FerryError:
             # The answer says so too where there is one; the sentence is for whoever ends the connection.
             self._send(step.failure(), -1)

@@ -1,6 +1,7 @@
 """vhost/endpoint.py over real socket pairs: the test is the front-end, the descriptors are real, none may be left."""
 
 import array
+import errno
 import os
 import select
 import socket
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ferryfs.errors import FrontendError
+from ferryfs.errors import FrontendError, SetupError
 from ferryfs.vhost import session as s
 from ferryfs.vhost.endpoint import Disconnected, Endpoint, Outcome
 from ferryfs.vhost.session import Action, Session
@@ -232,6 +233,23 @@ def test_refusal_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> Non
     assert "SET_CONFIG is refused" in caplog.text
     sock.close()
     endpoint.close()
+
+
+def test_what_the_kernel_refuses_ends_the_connection_with_a_sentence() -> None:
+    """No file descriptor is left for a message: the error of one front-end, not the end of the daemon."""
+
+    def carry_out(action: Action) -> Outcome:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    front = FrontEnd(carry_out)
+    try:
+        with files(1) as fds:
+            front.send(vu.encode_request(Request.SET_VRING_CALL, 1, need_reply=True), fds)
+            with pytest.raises(SetupError, match=r"^SET_VRING_CALL can't be carried out: Too many open files\.$"):
+                front.turn()
+        assert front.answer(Request.SET_VRING_CALL) == 1
+    finally:
+        front.close()
 
 
 def test_front_end_that_goes(front: FrontEnd) -> None:
