@@ -21,6 +21,7 @@ from ferryfs.engine.sys cimport (
 cdef enum:
     KIND_SHIFT = 12
     NOFLUSH_MINOR = 35          # the protocol minor from which a guest knows FOPEN_NOFLUSH
+    UNKNOWN_ID = 0xffffffff     # FUSE_INVALID_UIDGID: of requests that make nothing, where ALLOW_IDMAP was negotiated
 
 
 cdef int host_flags(const Server *server, uint32_t guest_flags) noexcept nogil:
@@ -99,10 +100,13 @@ cdef int reopen(Server *server, Inode *inode, int flags) noexcept nogil:
 cdef bint kills_setid(const Request *request, const OpenIn *args) noexcept nogil:
     """Whether opening clears set-user-ID and set-group-ID: the guest says so, or (without HANDLE_KILLPRIV_V2, where a Linux
     guest leaves a truncating open to us and forgets about the bits) somebody but root truncates.
+
+    Who it is, a guest from Linux 6.12 on does not say (ALLOW_IDMAP). Then the bits stay: root may keep them, and for anybody else
+    the guest clears them with the first byte that is written.
     """
     if args.open_flags & FUSE_OPEN_KILL_SUIDGID:
         return True
-    return args.flags & <uint32_t>O_TRUNC and request.head.uid != 0
+    return args.flags & <uint32_t>O_TRUNC and request.head.uid != 0 and request.head.uid != UNKNOWN_ID
 
 
 cdef int open_inode(Request *request, bint directory) noexcept nogil:

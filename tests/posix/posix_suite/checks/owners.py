@@ -11,6 +11,7 @@ from ..files import make, mode_of, opened
 from ..people import file_of, home_of, owner_of
 from ..processes import ALICE, BOB, CAROL, TEAM_GID, as_user
 from ..registry import check
+from ..syscalls import fallocate
 
 ROOT = "root"
 NO_CHANGE = -1
@@ -206,16 +207,50 @@ def write_by_a_stranger_drops_setuid_and_setgid(directory: Path) -> None:
     equal(0o777, mode_of(file), "mode")
 
 
+@check(ROOT, "fallocate")
+def allocate_and_copy_by_a_stranger_drop_setuid_and_setgid(directory: Path) -> None:
+    source = make(directory / "source", b"x" * 5000)
+    source.chmod(0o644)
+
+    def copy(file: Path) -> None:
+        with opened(source) as reader, opened(file, os.O_WRONLY) as writer:
+            equal(100, os.copy_file_range(reader, writer, 100, 0, 0), "bytes copied")
+
+    def allocate(file: Path) -> None:
+        with opened(file, os.O_WRONLY) as fd:
+            fallocate(fd, 0, 0, 10_000)
+
+    for name, act in {"copy": copy, "allocate": allocate}.items():
+        file = file_of(directory, ALICE, 0o6777)
+        as_user(BOB, partial(act, file))
+        equal(0o777, mode_of(file), f"mode after {name}")
+
+
 @check(ROOT)
 def truncate_by_a_stranger_drops_setuid_and_setgid(directory: Path) -> None:
     for name, act in {
         "truncate": lambda file: os.truncate(file, 3),
-        "o_trunc": lambda file: os.close(os.open(file, os.O_WRONLY | os.O_TRUNC)),
+        "o_trunc": _rewrite,
         "ftruncate": _ftruncate,
     }.items():
         file = file_of(directory, ALICE, 0o6777)
         as_user(BOB, partial(act, file))
         equal(0o777, mode_of(file), f"mode after {name}")
+
+
+@check(ROOT)
+def truncate_by_root_keeps_setuid(directory: Path) -> None:
+    """As when root copies a new program over an old one."""
+    for name, act in {"truncate": partial(os.truncate, length=3), "o_trunc": _rewrite, "ftruncate": _ftruncate}.items():
+        file = file_of(directory, ALICE, 0o4755)
+        act(file)
+        equal(0o4755, mode_of(file), f"mode after {name}")
+
+
+def _rewrite(file: Path) -> None:
+    """An empty program harms nobody, so it may keep the bits until there is a byte in it."""
+    with opened(file, os.O_WRONLY | os.O_TRUNC) as fd:
+        os.write(fd, b"x")
 
 
 def _ftruncate(file: Path) -> None:

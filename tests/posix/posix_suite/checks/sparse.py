@@ -64,6 +64,18 @@ def seek_hole_of_a_full_file_is_its_end(directory: Path) -> None:
         equal(5, os.lseek(fd, 5, os.SEEK_DATA), "data")
 
 
+@check()
+def data_that_was_just_written_is_no_hole(directory: Path) -> None:
+    """Neither to its writer nor to others: a program that copies data only must not leave it out."""
+    file = directory / "file"
+    with opened(file, os.O_RDWR | os.O_CREAT) as writer, opened(file) as reader:
+        for turn in range(3):
+            os.pwrite(writer, b"x" * 100_000, turn * 100_000)
+            for fd in (writer, reader):
+                equal(turn * 100_000, os.lseek(fd, turn * 100_000, os.SEEK_DATA), "data")
+                equal((turn + 1) * 100_000, os.lseek(fd, turn * 100_000, os.SEEK_HOLE), "hole")
+
+
 @check("fallocate")
 def allocate_extends(directory: Path) -> None:
     with opened(make(directory / "file", b"x" * 10), os.O_RDWR) as fd:
