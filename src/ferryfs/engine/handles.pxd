@@ -65,6 +65,7 @@ cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noe
 cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil
 cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept nogil
 cdef void dir_drop_rest(DirStream *dir) noexcept nogil
+cdef void dir_drop_carried(DirStream *dir) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
 
 # For the migration, under the lock.

@@ -65,13 +65,20 @@ cdef void dir_drop_rest(DirStream *dir) noexcept nogil:
     dir.rest_length = 0
 
 
-cdef void free_dir(DirStream *dir) noexcept nogil:
+cdef void dir_drop_carried(DirStream *dir) noexcept nogil:
+    """Forgets the entries that came with a migration; under the stream's lock."""
     cdef uint32_t i
-    if dir == NULL:
-        return
     for i in range(dir.carried_count):
         free(dir.carried[i].name)
     free(dir.carried)
+    dir.carried = NULL
+    dir.carried_count = 0
+
+
+cdef void free_dir(DirStream *dir) noexcept nogil:
+    if dir == NULL:
+        return
+    dir_drop_carried(dir)
     dir_drop_rest(dir)
     pthread_mutex_destroy(&dir.lock)
     free(dir)

@@ -4,7 +4,7 @@ An inode is held by its file handle where the mount and our privileges allow, el
 turned into fds when needed, and a bounded cache of these fds (a clock) makes that rare. The same file by two names is one inode.
 """
 
-from libc.errno cimport EBADF, EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, EOVERFLOW, errno
+from libc.errno cimport EBADF, EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, EOVERFLOW, ESTALE, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp, strdup
@@ -566,6 +566,8 @@ cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil:
     cdef int fd
     if inode.flags & INODE_INVALID:
         return -inode.error
+    if inode.flags & INODE_HOLLOW:
+        return -ESTALE
     if inode.kind != S_IFREG >> KIND_SHIFT and inode.kind != S_IFDIR >> KIND_SHIFT:
         return -EBADF
     if not inode.flags & INODE_KEEPS_FD:

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ferryfs.engine.attrs cimport find_child
 from ferryfs.engine.fuse_abi cimport Dirent, EntryOut, ReadIn
-from ferryfs.engine.handles cimport HANDLE_DIR, DirStream, Handle, dir_drop_rest, handle_get, handle_put
+from ferryfs.engine.handles cimport HANDLE_DIR, DirStream, Handle, dir_drop_carried, dir_drop_rest, handle_get, handle_put
 from ferryfs.engine.inodes cimport Inode, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport Request, Server
@@ -84,7 +84,11 @@ cdef int serve_carried(Request *request, Handle *handle, uint64_t *offset, bint 
     """
     cdef DirStream *dir = handle.dir
     cdef uint32_t i = 0
-    if dir.carried_count == 0 or offset[0] == 0:
+    if dir.carried_count == 0:
+        return 0
+    if offset[0] == 0:
+        # From now on the guest has this host's cookies, and an equal one may mean another place.
+        dir_drop_carried(dir)
         return 0
     # carried[0] stands for the place itself (its cookie is where the guest had got to); its name is empty.
     while i < dir.carried_count and dir.carried[i].cookie != offset[0]:

@@ -6,7 +6,7 @@ is left to ``restore``, which looks for it and says what became of it. So there 
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -21,6 +21,7 @@ from ferryfs.engine.sys cimport (
     STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.fid cimport FidBuffer, fid_of
 
 from array import array
 
@@ -70,8 +71,11 @@ cdef struct Record:
     uint8_t expected
     uint8_t kind
     uint8_t expected_handle_size
+    uint8_t expected_fid        # the handle is for comparing only
+    uint8_t aged                # a file with another time of change here, where nothing proves that it is the same
     int32_t expected_handle_type
     uint64_t expected_size
+    int64_t expected_mtime
     const uint8_t *expected_handle
     Handle handle               # of a FILE_HANDLE location
     Handle compare              # of --migration-verify-handles
@@ -191,6 +195,7 @@ cdef class Records:
     cdef Py_buffer buffer
     cdef bint held
     cdef object kept                # what expected_handle points into
+    cdef bint clone
     cdef list levels                # [(first, last)] in `order`
     cdef uint64_t count
     cdef readonly uint64_t end      # offset behind the inodes
@@ -266,6 +271,10 @@ cdef class Records:
         into = None
         del found[filled:]
         return found
+
+    def aged(self):
+        """Numbers (in the sequence) of restored files whose time of change is another one than at the source, in a copy."""
+        return [i for i in range(self.count) if self.records[i].progress == RESTORED and self.records[i].aged]
 
     def children(self, uint64_t index):
         """How many inodes name this one as their parent."""
@@ -427,13 +436,15 @@ cdef class Records:
 
     # ---- what the trailer expects -----------------------------------------------------------------------------------------
 
-    def expect(self, identities, trusted):
+    def expect(self, identities, trusted, bint clone):
         """Takes over the identities of a trailer (``InodeIdentities`` that were validated).
 
         ``trusted``: which of the trailer's mounts (by index) are the source's own file systems here, so that handles count.
+        ``clone``: they prove nothing, but one that differs, with another time of change, is another file's.
         """
         cdef const uint64_t[:] ids
         cdef const uint64_t[:] sizes
+        cdef const int64_t[:] mtimes
         cdef const uint8_t[:] shape_of
         cdef const uint8_t[:] kinds
         cdef const uint8_t[:] handles
@@ -441,11 +452,13 @@ cdef class Records:
         cdef uint32_t lengths[256]
         cdef int32_t types[256]
         cdef uint8_t counts[256]
+        cdef uint8_t fids[256]
         cdef Py_ssize_t i
         cdef uint64_t at = 0
         cdef uint32_t found
         cdef Record *record
         cdef uint8_t shape
+        self.clone = clone
         for one in identities:
             if not one.ids:
                 continue
@@ -455,7 +468,8 @@ cdef class Records:
                 lengths[index] = each.length
                 types[index] = each.handle_type
                 counts[index] = each.mount in trusted
-            ids, sizes, shape_of, kinds = one.ids, one.sizes, one.shape_of, one.kinds
+                fids[index] = not each.openable
+            ids, sizes, mtimes, shape_of, kinds = one.ids, one.sizes, one.mtimes_ns, one.shape_of, one.kinds
             handles = one.handles
             base = &handles[0] if len(one.handles) else NULL
             at = 0
@@ -468,9 +482,11 @@ cdef class Records:
                         record.expected = 1
                         record.kind = kinds[i]
                         record.expected_size = sizes[i]
+                        record.expected_mtime = mtimes[i]
                         if shape != NO_SHAPE and counts[shape]:
                             record.expected_handle_type = types[shape]
                             record.expected_handle_size = <uint8_t>lengths[shape]
+                            record.expected_fid = fids[shape]
                             record.expected_handle = base + at
                     if shape != NO_SHAPE:
                         at += lengths[shape]
@@ -583,12 +599,15 @@ cdef class Records:
             if self._open(record, mounts, count, &fd) < 0:
                 return
             # A directory must be shown to lie below the root: the slow road does that.
-            if look_at(table, fd, b"", AT_EMPTY_PATH, &identity, &st) < 0 or st.mode >> KIND_SHIFT == KIND_DIR:
+            # One without a name is kept open there.
+            if (
+                look_at(table, fd, b"", AT_EMPTY_PATH, &identity, &st) < 0 or st.mode >> KIND_SHIFT == KIND_DIR or st.nlink == 0
+            ):
                 close(fd)
                 return
         else:
             return
-        if not self._is_it(record, &identity, &st, compare, same):
+        if not self._is_it(record, &identity, &st, fd, compare, same):
             if fd >= 0:
                 close(fd)
         elif self._file(table, record, &identity, &st, fd) == 0:
@@ -646,8 +665,13 @@ cdef class Records:
                 return 0 if fd[0] >= 0 else -1
         return -1
 
-    cdef bint _is_it(self, const Record *record, const Identity *identity, const Statx *st, bint compare, bint same) noexcept nogil:
+    cdef bint _is_it(
+        self, Record *record, const Identity *identity, const Statx *st, int fd, bint compare, bint same
+    ) noexcept nogil:
         """Whether what was found is the source's inode, as far as anything says; the slow road finds out why not."""
+        cdef FidBuffer fid
+        cdef uint32_t fid_size
+        cdef bint has_handle
         if record.location == PATH and record.compare.size and (
             identity.handle_size != record.compare.size or identity.handle_type != record.compare.type
             or memcmp(identity.handle, <const uint8_t *>self.buffer.buf + record.compare.at, record.compare.size) != 0
@@ -655,14 +679,28 @@ cdef class Records:
             return False
         if not compare or not record.expected:
             return True
-        if same and record.expected_handle_size and identity.handle_size:
-            return (
-                identity.handle_size == record.expected_handle_size and identity.handle_type == record.expected_handle_type
-                and memcmp(identity.handle, record.expected_handle, identity.handle_size) == 0
-            )
+        # The name may have been given to another file between the two calls of look_at: its type is not the handle's then.
         if st.mode >> KIND_SHIFT != record.kind:
             return False
-        return record.kind != KIND_FILE or st.size == record.expected_size
+        has_handle = (
+            identity.handle_size > 0 and identity.handle_size == record.expected_handle_size
+            and identity.handle_type == record.expected_handle_type
+            and memcmp(identity.handle, record.expected_handle, identity.handle_size) == 0
+        )
+        if same and record.expected_handle_size:
+            if not record.expected_fid:
+                return has_handle
+            fid_size = fid_of(fd, &fid) if fd >= 0 else 0
+            return (
+                fid_size == record.expected_handle_size and fid.head.handle_type == record.expected_handle_type
+                and memcmp(fid.bytes, record.expected_handle, fid_size) == 0
+            )
+        if record.kind != KIND_FILE:
+            return True
+        if st.size != record.expected_size:
+            return False
+        record.aged = <int64_t>st.mtime.sec * 1_000_000_000 + st.mtime.nsec != record.expected_mtime
+        return not (self.clone and record.aged and record.expected_handle_size and not record.expected_fid and not has_handle)
 
     cdef int _file(self, InodeTable *table, const Record *record, const Identity *identity, const Statx *st, int fd) noexcept nogil:
         """Into the table, pinned; takes ``fd`` over. 0 or -1."""

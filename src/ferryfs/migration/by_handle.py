@@ -81,15 +81,23 @@ class Handles:
         return fd
 
     def open(self, expected: Expected) -> int:
-        """An O_PATH fd of an inode of the share's own mount by its handle. Raises OSError."""
+        """An O_PATH fd of an inode of the share's own mount by its handle, shown to lie in the share. Raises OSError.
+
+        A file that the kernel knows no path of (nobody has looked it up here) can't be shown to: a walk has to find it.
+        """
         if expected.mount != 0:
             raise OSError(errno.ENODEV, "its mount is not the share's own")
         if self._root < 0:
             self._root = self._open_root()
         fd = _syscalls.open_by_handle_at(self._root, expected.handle_type, expected.handle, os.O_PATH | os.O_NOFOLLOW)
-        if stat.S_ISDIR(os.fstat(fd).st_mode) and not self.within(fd):
+        try:
+            status = os.fstat(fd)
+            inside = self.within(fd) if stat.S_ISDIR(status.st_mode) else self._is_at_its_path(fd)
+            if status.st_nlink > 0 and not inside:
+                raise OSError(errno.EXDEV, "it is not in the share")
+        except OSError:
             os.close(fd)
-            raise OSError(errno.EXDEV, "it is not in the share")
+            raise
         return fd
 
     def _proven(self, fd: int, handle: FileHandle, expected: Expected | None) -> bool:
@@ -106,6 +114,10 @@ class Handles:
                 os.close(parent)
             if made and (made.handle_type, made.handle) == (handle.handle_type, handle.handle):
                 return True
+        return self._is_at_its_path(fd)
+
+    def _is_at_its_path(self, fd: int) -> bool:
+        """Whether a file is where the kernel believes it to be, in the share."""
         with suppress(OSError):
             path = self._share.path_of(fd)
             if path is not None:

@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from ferryfs.errors import StateError
 from ferryfs.migration import _syscalls, codec, trailer, unlinked
 from ferryfs.migration.collect import locate
 from ferryfs.migration.collect.locate import Findings
+from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, HandleShape, InodeIdentities
@@ -63,7 +65,7 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 
 
 class Capture:
-    """One migration's source side."""
+    """One migration's source side: ``collect`` (or not), then ``save``."""
 
     def __init__(self, live: LiveSource, config: MigrationConfig, share: Share, options: tuple[str, ...]) -> None:
         """``options``: long names of the switches that the guest relies on."""
@@ -72,6 +74,8 @@ class Capture:
         self._share = share
         self._options = options
         self._by_handle = config.mode is MigrationMode.FILE_HANDLES
+        # What collecting found beside the hints in the inode table.
+        self._collected = Findings()
 
     def collect(self, cancelled: Callable[[], bool]) -> None:
         """Locates everything while the guest works on. Ends early when it is cancelled."""
@@ -79,15 +83,16 @@ class Capture:
         if self._by_handle or not self._live.session()[0]:
             return
         self._live.begin()
-        if locate.check(self._live, 1, cancelled):
-            findings = locate.find(self._live, self._share, cancelled)
+        progress = Progress()
+        if locate.check(self._live, 1, cancelled, progress):
+            self._collected = locate.Search(self._live, self._share, cancelled, progress, Findings()).run(walks=True)
             _LOG.info(
                 "Migration: %d inodes looked at in %.1f s while the guest works on; %d are not in a directory that it "
                 "holds, %d have no name left.",
                 self._live.slots,
                 time.monotonic() - started,
-                len(findings.paths),
-                len(findings.unlinked),
+                len(self._collected.paths),
+                len(self._collected.unlinked),
             )
 
     def save(self, cancelled: Callable[[], bool]) -> Iterator[bytes | memoryview]:
@@ -98,8 +103,9 @@ class Capture:
             yield from self._empty()
             return
         self._live.begin()
-        locate.check(self._live, os.cpu_count() or 1, cancelled)
-        findings = locate.find(self._live, self._share, cancelled)
+        findings = self._locate(cancelled, self._collected)
+        if self._config.confirm_paths and not self._by_handle:
+            findings = self._confirm(cancelled, findings)
         located = time.monotonic()
         files = self._live.open_files()
         lost, dead = self._sort_out(findings, files)
@@ -112,6 +118,33 @@ class Capture:
             self._live.slots,
             1000 * (time.monotonic() - located),
         )
+
+    def _locate(self, cancelled: Callable[[], bool], before: Findings) -> Findings:
+        """Each inode is looked at once. Who goes by handle needs no name, so nothing is walked through for that."""
+        progress = Progress()
+        locate.check(self._live, len(os.sched_getaffinity(0)), cancelled, progress)
+        findings = locate.Search(self._live, self._share, cancelled, progress, before).run(walks=not self._by_handle)
+        if cancelled():
+            raise StateError("saving was cancelled")
+        return findings
+
+    def _confirm(self, cancelled: Callable[[], bool], before: Findings) -> Findings:
+        """Looks at each path once more. Without it this can happen, with a file that the guest does not touch:
+
+        1. inode 7 is seen as "a" in directory 3, and another one is searched for, which takes a while;
+        2. somebody on the host renames "a";
+        3. the state says 3/"a". The destination notices, and searches; a virtiofsd there does not.
+        """
+        started = time.monotonic()
+        self._live.recheck()
+        findings = self._locate(cancelled, before)
+        _LOG.info(
+            "Migration: --migration-confirm-paths: %d inodes looked at once more in %.0f ms; %d had been moved.",
+            self._live.slots,
+            1000 * (time.monotonic() - started),
+            len(findings.elsewhere - before.elsewhere),
+        )
+        return findings
 
     # ---- the state
     # -------------------------------------------------------------------------------------------------------
@@ -195,21 +228,30 @@ class Capture:
     ) -> tuple[list[Lost], set[int]]:
         """Logs what is lost; (what is lost, unlinked inodes that nothing has open and that the state leaves out)."""
         opened = {inode for _, inode, *_ in files}
+        # What the source keeps an fd of is alive as long as it is: a file handle finds it then, also for virtiofsd.
+        idle = [number for number in findings.unlinked if number not in opened and not self._lives_on(number)]
+        gone = [
+            number
+            for number, (code, _) in findings.lost.items()
+            if code in (errno.ESTALE, errno.ENOENT) and number not in opened
+        ]
+        left_out = self._live.leave_out([*idle, *gone])
         lost: list[Lost] = []
-        dead: set[int] = set()
-        for number in sorted(findings.unlinked):
-            if number not in opened and not self._by_handle and self._live.leave_out(number):
-                dead.add(number)
         for number, (code, reason) in sorted(findings.lost.items()):
-            if code in (errno.ESTALE, errno.ENOENT) and number not in opened and self._live.leave_out(number):
-                refcount = self._live.facts(number)[2]
-                lost.append(Lost(number, refcount, errno.ESTALE, reason))
+            if number in left_out:
+                lost.append(Lost(number, self._live.facts(number)[2], errno.ESTALE, reason))
             else:
                 lost.append(Lost(number, 0, code, reason))
         for number, code, _, _ in self._live.lost_before():
             lost.append(Lost(number, 0, code, "an earlier migration has lost it"))
-        self._log_lost([one for one in lost if one.refcount == 0])
-        return lost, dead
+        # A busy guest forgets late what it has removed: that is no loss.
+        stale = findings.lost
+        self._log_lost([one for one in lost if not (one.refcount and stale[one.inode][0] == errno.ESTALE)])
+        return lost, left_out & findings.unlinked
+
+    def _lives_on(self, number: int) -> bool:
+        """Of an unlinked inode in file-handles mode: whether its handle will be good as long as the source runs."""
+        return self._by_handle and self._live.facts(number)[4] and number not in self._live.hollow()
 
     def _log_lost(self, lost: list[Lost]) -> None:
         """One line a cause."""
@@ -245,11 +287,17 @@ class Capture:
         if listed:
             yield Mounts(tuple(listed))
         known = [mount.mount_id for mount in listed]
-        for columns in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD):
+        handleless = findings.hidden | self._live.hollow()
+        for columns in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD, handleless):
             yield _identities(columns)
         names = [Name(*found) for found in self._live.odd_names()]
         names += [Name(number, 0, path) for number, path in findings.paths.items() if not _is_utf8(path)]
-        names += [Name(number, parent, name) for number, _, parent, name in self._live.lost_before() if name and parent]
+        # Where the next destination may find them again; the guest may have forgotten the directory before the file.
+        names += [
+            Name(number, parent, name)
+            for number, _, parent, name in self._live.lost_before()
+            if name and self._live.has_record(parent)
+        ]
         if names:
             yield Names(tuple(names))
         lost = list(lost)
@@ -296,10 +344,11 @@ class Capture:
                 os.close(again)
         return []
 
-    def _carries(self) -> bool:
+    def _carries(self, hidden: bool) -> bool:
+        """A hidden file is gone when the source ends, so a handle of it is worth nothing."""
         chosen = self._config.unlinked
         if chosen is None:
-            return not self._by_handle
+            return hidden or not self._by_handle
         return chosen is UnlinkedMode.CARRY
 
     def _unlinked(
@@ -323,7 +372,11 @@ class Capture:
                 with suppress(KeyError, OSError):
                     yield self._attributes(number, self._live.facts(number)[2])
                 continue
-            if not self._carries():
+            if number not in opened and self._by_handle:
+                with suppress(KeyError, OSError):
+                    yield self._attributes(number, 0)
+                continue
+            if not self._carries(number in findings.hidden):
                 if not self._by_handle:
                     lost.append(Lost(number, 0, errno.ENOENT, "its last name is gone (--migration-unlinked=lost)"))
                 continue

@@ -20,13 +20,16 @@ from ferryfs.engine.handles cimport (
 )
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
 from ferryfs.engine.inodes cimport (
-    CHUNK, INLINE_HANDLE, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release, fds_reserve, fill_slot,
-    find_slot, identify, identify_stat, inode_fd, inode_handle, inode_open, inode_opened, inode_put, mount_of, set_hint,
+    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release,
+    fds_reserve, fill_slot, find_slot, identify, identify_stat, inode_fd, inode_handle, inode_open, inode_opened, inode_put,
+    mount_of, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
 from ferryfs.engine.ops_open cimport host_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
-from ferryfs.engine.sys cimport AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, close
+from ferryfs.engine.sys cimport (
+    AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, STATX_BASIC_STATS, SYS_statx, Statx, close, syscall,
+)
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
 
@@ -110,12 +113,16 @@ cdef class LiveDestination:
         uint16_t *mode
     ) noexcept nogil:
         cdef Inode *inode
+        cdef Statx st
         cdef uint32_t slot = 0
         cdef int mount
+        cdef bint nameless = False
         cdef int result = identify_stat(self.table, fd, "", AT_EMPTY_PATH, identity, mode)
         if result < 0:
             close(fd)
             return result
+        if syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) == 0:
+            nameless = st.nlink == 0
         mount = mount_of(self.table, identity, fd, mode[0])
         if mount < 0:
             close(fd)
@@ -136,7 +143,8 @@ cdef class LiveDestination:
             inode.pins = 1 if lookups == 0 else 0
             if hinted:
                 set_hint(inode, parent, name)
-            if self.table.mounts[mount].fd < 0:
+            # Without a name it lives as long as its fd, which a cached one need not do.
+            if self.table.mounts[mount].fd < 0 or (nameless and self.table.fds < self.table.max_fds // 2):
                 inode.fd = fd
                 inode.flags = INODE_KEEPS_FD
                 self.table.fds += 1
@@ -210,6 +218,13 @@ cdef class LiveDestination:
         pthread_mutex_lock(&self.table.lock)
         inode.flags |= INODE_INVALID
         inode.error = <uint8_t>(error if 0 < error < 256 else EIO)
+        pthread_mutex_unlock(&self.table.lock)
+
+    def hollow(self, uint64_t id):
+        """A restored inode stands for one whose content is lost: it has its attributes, and can't be opened. Raises KeyError."""
+        cdef Inode *inode = self._inode(id)
+        pthread_mutex_lock(&self.table.lock)
+        inode.flags |= INODE_HOLLOW
         pthread_mutex_unlock(&self.table.lock)
 
     def restore_records(self, records, compare, same, mount_fds):

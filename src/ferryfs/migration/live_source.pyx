@@ -1,13 +1,14 @@
 """The source's live tables as a state: which inodes are where they were last seen, and the stream straight from there.
 
 No Python object an inode: statuses, counts, sizes and times are arrays beside the table's slots. Checking is safe while the guest
-works on (an inode is pinned while it is looked at); everything that writes is for a stopped guest.
+works on: an inode is pinned while it is looked at, and slots are looked up under the table's lock, because its chunks and indices
+move as it grows. Everything that writes is for a stopped guest.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 import os
 from array import array
@@ -16,13 +17,14 @@ from ferryfs.engine.device cimport Device
 from ferryfs.engine.handles cimport HANDLE_CHUNK, HANDLE_DIR, HANDLE_RELEASED, HANDLE_USED, Handle, HandleTable
 from ferryfs.engine.index cimport INDEX_NONE
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_mount, find_slot, identify, identify_stat,
+    CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_mount, find_slot, identify, identify_stat,
     inode_fd, inode_handle, inode_hint, inode_put,
 )
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, SYS_statx, Statx, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.fid cimport FidBuffer, fid_of
 
 
 cdef enum:
@@ -117,6 +119,11 @@ cdef bint is_ascii(const char *name) noexcept nogil:
     return True
 
 
+cdef bint may_be_hidden(const char *name) noexcept nogil:
+    """Whether a file of this name may be one that was removed while open (``share.is_hidden`` decides)."""
+    return strncmp(name, ".nfs", 4) == 0 or strncmp(name, ".fuse_hidden", 12) == 0
+
+
 cdef bint is_it(const Inode *inode, uint64_t mount, const Identity *identity) noexcept nogil:
     """Whether an identity that was just made is the inode's; `mount` is the inode's mount id."""
     if identity.mount_id != mount or identity.handle_size != inode.handle_size:
@@ -184,6 +191,22 @@ cdef class LiveSource:
             raise KeyError(id)
         return inode
 
+    cdef uint32_t _slot(self, uint64_t id) noexcept nogil:
+        """The slot of an inode as of ``begin``; INDEX_NONE when there is none."""
+        cdef uint32_t slot
+        pthread_mutex_lock(&self.table.lock)
+        slot = find_slot(self.table, id)
+        pthread_mutex_unlock(&self.table.lock)
+        return slot if slot < self.slots else INDEX_NONE
+
+    def guest_runs(self):
+        """Whether a ring is served: the tables may change at any time then."""
+        cdef int i
+        for i in range(self.device.queue_count):
+            if self.device.rings[i].started and self.device.rings[i].enabled:
+                return True
+        return False
+
     # ---- the session -----------------------------------------------------------------------------------------------------
 
     def session(self):
@@ -247,7 +270,10 @@ cdef class LiveSource:
         elif inode.id != ROOT and inode.name != NULL and inode.parent != inode.id and not inode.flags & INODE_INVALID:
             length = strlen(inode.name)
             parent_slot = find_slot(self.table, inode.parent)
-            if parent_slot != INDEX_NONE and parent_slot < self.slots and 0 < length < NAME_ROOM:
+            if (
+                parent_slot != INDEX_NONE and parent_slot < self.slots and 0 < length < NAME_ROOM
+                and not may_be_hidden(inode.name)
+            ):
                 memcpy(name, inode.name, length + 1)
                 mount = self.table.mounts[inode.mount].id
                 parent = self._at(parent_slot)
@@ -282,11 +308,21 @@ cdef class LiveSource:
     def unknown(self):
         """The nodeids that were not found, without the root and those that were lost before."""
         cdef uint32_t slot
+        cdef uint64_t id
         found = array("Q")
         for slot in range(self.slots):
-            if self.status[slot] == UNKNOWN and self._at(slot).id > ROOT and not self._at(slot).flags & INODE_INVALID:
-                found.append(self._at(slot).id)
+            if self.status[slot] == UNKNOWN:
+                pthread_mutex_lock(&self.table.lock)
+                id = self._at(slot).id if not self._at(slot).flags & INODE_INVALID else 0
+                pthread_mutex_unlock(&self.table.lock)
+                if id > ROOT:
+                    found.append(id)
         return found
+
+    def has_record(self, uint64_t id):
+        """Whether the inode gets a record in the state."""
+        cdef uint32_t slot = self._slot(id)
+        return slot != INDEX_NONE and self.status[slot] not in (ABSENT, LEFT_OUT)
 
     def lost_before(self):
         """[(nodeid, errno, parent, name)] of the inodes that an earlier migration lost.
@@ -303,13 +339,25 @@ cdef class LiveSource:
             if self.status[slot] != ABSENT and self._at(slot).flags & INODE_INVALID
         ]
 
+    def hollow(self):
+        """The nodeids of files whose content an earlier migration left behind: what stands for them here is no such file."""
+        cdef uint32_t slot
+        return {self._at(slot).id for slot in range(self.slots) if self.status[slot] != ABSENT and self._at(slot).flags & INODE_HOLLOW}
+
     def where(self, uint64_t id):
         """(parent, name) as last seen; b"" when unknown. Raises KeyError."""
+        cdef char name[NAME_ROOM]
+        cdef uint64_t parent
+        cdef size_t length = 0
         cdef Inode *inode = self._pin(id)
-        try:
-            return inode.parent, <bytes>inode.name if inode.name != NULL else b""
-        finally:
-            inode_put(self.table, inode)
+        pthread_mutex_lock(&self.table.lock)
+        parent = inode.parent
+        if inode.name != NULL and strlen(inode.name) < NAME_ROOM:
+            length = strlen(inode.name)
+            memcpy(name, inode.name, length)
+        pthread_mutex_unlock(&self.table.lock)
+        inode_put(self.table, inode)
+        return parent, name[:length]
 
     def facts(self, uint64_t id):
         """(kind, inode number, lookup count, open files, held by an fd). Raises KeyError."""
@@ -381,22 +429,35 @@ cdef class LiveSource:
         cdef Inode *inode = self._pin(id)
         inode_hint(self.table, inode, parent, name)
         inode_put(self.table, inode)
-        slot = find_slot(self.table, id)
-        if slot >= self.slots:
+        slot = self._slot(id)
+        if slot == INDEX_NONE:
             return False
         with nogil:
             self._check_slot(slot)
         return self.status[slot] == AT_PATH or self.status[slot] == AT_ODD_PATH
 
-    def leave_out(self, uint64_t id):
-        """The inode gets no record in the state; whether that can be (no other one has it as parent)."""
-        cdef uint32_t slot = find_slot(self.table, id)
-        cdef uint32_t other
-        for other in range(self.slots):
-            if self.status[other] in (AT_PATH, AT_ODD_PATH) and self._at(other).parent == id:
-                return False
-        self.status[slot] = LEFT_OUT
-        return True
+    def leave_out(self, numbers):
+        """Gives these inodes no record in the state; the set of those with whom that can be (no other one has them as parent)."""
+        cdef uint32_t slot
+        cdef uint32_t parent
+        cdef set left = set()
+        cdef uint8_t *is_parent = <uint8_t *>calloc(self.slots + 1, 1)
+        if is_parent == NULL:
+            raise MemoryError
+        try:
+            for slot in range(self.slots):
+                if self.status[slot] in (AT_PATH, AT_ODD_PATH):
+                    parent = find_slot(self.table, self._at(slot).parent)
+                    if parent < self.slots:
+                        is_parent[parent] = 1
+            for number in numbers:
+                slot = self._slot(number)
+                if slot != INDEX_NONE and not is_parent[slot]:
+                    self.status[slot] = LEFT_OUT
+                    left.add(number)
+        finally:
+            free(is_parent)
+        return left
 
     # ---- writing (the guest is stopped) ----------------------------------------------------------------------------------
 
@@ -423,23 +484,23 @@ cdef class LiveSource:
                 self.status[at] = UNKNOWN
         free(seen)
         for slot in range(self.slots):
-            if self.status[slot] == AT_PATH:
+            if self.status[slot] in (AT_PATH, AT_ODD_PATH):
                 at = find_slot(self.table, self._at(slot).parent)
-                if at == INDEX_NONE or self.status[at] in (ABSENT, LEFT_OUT):
+                if at >= self.slots or self.status[at] in (ABSENT, LEFT_OUT):
                     self.status[slot] = UNKNOWN
-                else:
+                elif self.status[slot] == AT_PATH:
                     self.children[at] += 1
         return 0
 
-    cdef Numbered *_sorted(self, uint32_t *count) except NULL:
-        """The slots that get a record, by nodeid."""
+    cdef Numbered *_sorted(self, uint32_t *count, bint all) except NULL:
+        """The slots that get a record, by nodeid; with ``all`` also those that travel in the trailer alone."""
         cdef uint32_t slot
         cdef Numbered *numbered = <Numbered *>calloc(self.slots + 1, sizeof(Numbered))
         if numbered == NULL:
             raise MemoryError
         count[0] = 0
         for slot in range(self.slots):
-            if self.status[slot] not in (ABSENT, LEFT_OUT):
+            if self.status[slot] not in (ABSENT, LEFT_OUT) or (all and self.status[slot] == LEFT_OUT):
                 numbered[count[0]].id = self._at(slot).id
                 numbered[count[0]].slot = slot
                 count[0] += 1
@@ -467,7 +528,7 @@ cdef class LiveSource:
         if by_handle:
             # Only Path locations hold references; those that go by handle are not counted.
             self._uncount(handle_mounts)
-        numbered = self._sorted(&count)
+        numbered = self._sorted(&count, False)
         try:
             put_number(&out, count, trailed)
             for index in range(count):
@@ -525,10 +586,13 @@ cdef class LiveSource:
             if self.status[slot] == AT_ODD_PATH
         ]
 
-    def identities(self, list mounts, bint named, uint32_t at_once):
+    def identities(self, list mounts, bint named, uint32_t at_once, set handleless):
         """Columns for InodeIdentities records of at most ``at_once`` inodes: tuples (shapes, ids, shape_of, kinds, sizes, mtimes,
-        parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too.
+        parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too;
+        ``handleless``: nodeids of inodes whose handles will lead nowhere at the destination.
         """
+        cdef FidBuffer fid
+        cdef uint32_t fid_size
         cdef Numbered *numbered
         cdef uint32_t count = 0
         cdef uint32_t index
@@ -536,7 +600,7 @@ cdef class LiveSource:
         cdef Inode *inode
         cdef int status
         places = {mount: index for index, mount in enumerate(mounts)}
-        numbered = self._sorted(&count)
+        numbered = self._sorted(&count, True)
         records = []
         index = 0
         try:
@@ -558,12 +622,23 @@ cdef class LiveSource:
                     mtimes.append(self.mtimes[slot])
                     place = places.get(self.table.mounts[inode.mount].id)
                     shape = NO_SHAPE
-                    if inode.handle_size > 0 and place is not None:
+                    if place is None or inode.id in handleless:
+                        pass
+                    elif inode.handle_size > 0:
                         shape = shapes.setdefault((place, inode.handle_type, inode.handle_size, True), len(shapes))
                         if shape >= NO_SHAPE:
                             shape = NO_SHAPE
                         else:
                             handles += PyBytes_FromStringAndSize(<const char *>inode_handle(inode), inode.handle_size)
+                    elif inode.fd >= 0:
+                        # It keeps its fd, as it has no handle that can be opened.
+                        fid_size = fid_of(inode.fd, &fid)
+                        if fid_size > 0:
+                            shape = shapes.setdefault((place, fid.head.handle_type, fid_size, False), len(shapes))
+                            if shape >= NO_SHAPE:
+                                shape = NO_SHAPE
+                            else:
+                                handles += PyBytes_FromStringAndSize(<const char *>fid.bytes, fid_size)
                     shape_of.append(shape)
                     if named:
                         if status in (AT_PATH, AT_ODD_PATH):
@@ -583,8 +658,8 @@ cdef class LiveSource:
 
     def note_file(self, uint64_t id, uint64_t size, int64_t mtime):
         """Size and time of a file that was found some other way than under its name."""
-        cdef uint32_t slot = find_slot(self.table, id)
-        if slot < self.slots:
+        cdef uint32_t slot = self._slot(id)
+        if slot != INDEX_NONE:
             self.sizes[slot] = size
             self.mtimes[slot] = mtime
 

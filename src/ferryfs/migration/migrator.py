@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from ferryfs.engine.device import Device
@@ -38,7 +39,10 @@ class Migrator:
         self._config = config
         self._share_config = share_config
         self._share = share
+        # What collects, or has collected for the next save.
+        self._capture: Capture | None = None
         self._collector: threading.Thread | None = None
+        # Ends collecting or saving.
         self._cancel = threading.Event()
         self._transfer: Transfer | None = None
         self._direction = SAVE
@@ -49,29 +53,26 @@ class Migrator:
     def log_all(self, on: bool) -> None:
         """Begins to collect in the background, or ends that."""
         self._stop_collecting()
+        self._capture = None
         if on:
             self._cancel = threading.Event()
-            capture = self._capture()
-            cancel = self._cancel
-
-            def collect() -> None:
-                try:
-                    # The guest goes first: this thread runs when nobody else wants to.
-                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-                except OSError as error:
-                    _LOG.debug("the idle scheduling class can't be had: %s", error.strerror)
-                try:
-                    capture.collect(cancel.is_set)
-                except (FerryError, OSError) as error:
-                    _LOG.warning("Migration: collecting in the background failed: %s.", error)
-
-            self._collector = threading.Thread(target=collect, name="migration-collect", daemon=True)
+            self._capture = self._new_capture()
+            self._collector = threading.Thread(
+                target=_collect, args=(self._capture, self._cancel.is_set), name="migration-collect", daemon=True
+            )
             self._collector.start()
 
     def reset(self) -> None:
         """What was collected is about inodes that go now."""
         self._stop_collecting()
         self._stop_transfer()
+        self._capture = None
+
+    def ring_starts(self) -> None:
+        """The guest goes on: a save that is still under way would read tables that change below it."""
+        if self._direction == SAVE and self._transfer is not None:
+            _LOG.error("Migration: a virtqueue was started while the state was being saved; the save is given up.")
+            self._stop_transfer()
 
     def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
         """SET_DEVICE_STATE_FD."""
@@ -79,12 +80,15 @@ class Migrator:
             raise FrontendError(f"SET_DEVICE_STATE_FD has direction {direction} and phase {phase}, which do not exist")
         self._stop_collecting()
         self._stop_transfer()
+        if direction == SAVE and LiveSource(self._device).guest_runs():
+            raise FrontendError("SET_DEVICE_STATE_FD (save) came while a virtqueue is served; stop them all first")
         own = os.dup(fd)
         self._direction = direction
         self._began = time.monotonic()
         if direction == SAVE:
-            cancelled = threading.Event()
-            self._transfer = Transfer.save(own, self._capture().save(cancelled.is_set))
+            self._cancel = threading.Event()
+            capture, self._capture = self._capture or self._new_capture(), None
+            self._transfer = Transfer.save(own, capture.save(self._cancel.is_set))
         else:
             self._transfer = Transfer.load(own)
             self._pending_load = True
@@ -118,7 +122,7 @@ class Migrator:
         self._stop_collecting()
         self._stop_transfer()
 
-    def _capture(self) -> Capture:
+    def _new_capture(self) -> Capture:
         return Capture(LiveSource(self._device), self._config, self._share, options.relied_on(self._share_config))
 
     def _stop_collecting(self) -> None:
@@ -129,7 +133,21 @@ class Migrator:
 
     def _stop_transfer(self) -> None:
         if self._transfer is not None:
+            self._cancel.set()
             self._transfer.cancel()
             self._transfer.wait()
             self._transfer = None
         self._pending_load = False
+
+
+def _collect(capture: Capture, cancelled: Callable[[], bool]) -> None:
+    """The thread that collects."""
+    try:
+        # The guest goes first: this thread runs when nobody else wants to.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as error:
+        _LOG.debug("the idle scheduling class can't be had: %s", error.strerror)
+    try:
+        capture.collect(cancelled)
+    except (FerryError, OSError) as error:
+        _LOG.warning("Migration: collecting in the background failed: %s.", error)

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import bulk, identity, mounts, stream, unlinked
+from ferryfs.migration import bulk, identity, mounts, search, stream, unlinked
 from ferryfs.migration.by_handle import Handles
 from ferryfs.migration.carried import Carried, sort
-from ferryfs.migration.collect.walk import walk
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
 from ferryfs.migration.losses import Losses
@@ -31,7 +30,8 @@ from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.verify import Expected, same_file, same_kind
+from ferryfs.migration.trailer_records import Unlinked
+from ferryfs.migration.verify import Expected, is_aged, same_file, same_kind
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -44,6 +44,8 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 OLDEST_MINOR: Final = 31
 DEFAULT_MAX_WRITE: Final = 1 << 20
 DEFAULT_READAHEAD: Final = 1 << 17
+# How many files of another time of change the warning names.
+AGED_NAMED: Final = 20
 # What a guest gets for an inode whose mount is missing here; the next destination knows such inodes by it.
 MISSING_MOUNT_ERRNO: Final = errno.ENODEV
 
@@ -59,6 +61,10 @@ class _Wanted:
     name: bytes = b""
     error: OSError | None = None
     why: str = ""
+    # Its file handle says that it has no name any more.
+    gone: bool = False
+    # Made anew, and its content did not travel.
+    hollow: bool = False
 
 
 class Restore:
@@ -72,7 +78,14 @@ class Restore:
         self._options = options
         self._losses = Losses()
         self._same = False
+        # A block clone of the source's file system: a copy in which handles say something all the same.
+        self._clone = False
+        # The source runs on this host, so what it has open is alive until it ends.
+        self._beside = False
         self._compare = False
+        # Open files; the others are only cached by the guest.
+        self._opened: frozenset[int] = frozenset()
+        self._aged: list[str] = []
         self._kinds: dict[int, int] = {}
         self._handles = Handles(share, live)
         self._mounts = MountsHere()
@@ -162,6 +175,9 @@ class Restore:
             return
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
+        born_alike = source.born_ns >= 0 and here.born_ns >= 0
+        self._clone = verdict.sameness is Sameness.UNPROVEN and born_alike and source.openable and here.openable
+        self._beside = self._same and bool(source.host) and source.host == here.host
         self._compare = check is not IdentityCheck.OFF
         if not self._same and check is IdentityCheck.REQUIRE:
             raise StateError(
@@ -180,6 +196,7 @@ class Restore:
 
     def _restore_all(self, found: stream.Stream, carried: Carried) -> None:
         v1 = body(found.state)
+        self._opened = frozenset(handle.inode for handle in v1.handles)
         self._mounts = mounts.look(self._share, carried.mounts, self._same)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
@@ -214,8 +231,10 @@ class Restore:
         if records.by_handle:
             records.claim(carried.identities.columns())
         if self._compare:
-            records.expect(carried.identities.columns(), self._mounts.same)
+            trusted = {0} if self._clone else self._mounts.same
+            records.expect(carried.identities.columns(), trusted, self._clone)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
+        self._aged += [_name(records[index]) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
 
     def _wanted(self, inode: Inode, lookups: int, carried: Carried) -> _Wanted:
@@ -287,6 +306,9 @@ class Restore:
                 self._absent[inode.id] = wanted.why = "its mount was missing before, and is so still"
             if wanted.why:
                 raise OSError(errno.ESTALE, wanted.why)
+            expected = carried.identities.get(inode.id) if self._compare else None
+            if expected is not None and not self._counts(expected) and is_aged(fd, expected):
+                self._aged.append(_name(inode))
         except OSError:
             os.close(fd)
             raise
@@ -295,10 +317,14 @@ class Restore:
     def _open_unlinked(self, wanted: _Wanted, carried: Carried) -> int:
         record = carried.unlinked[wanted.inode.id]
         expected = carried.identities.get(wanted.inode.id)
-        if self._same and expected and expected.openable:
-            with suppress(OSError):
+        location = wanted.inode.location
+        with suppress(OSError):
+            if isinstance(location, ByHandle) and (expected is None or expected.handle):
+                return self._handles.open_located(location.handle, expected)
+            if self._same and expected and expected.openable:
                 return self._handles.open(expected)
         try:
+            wanted.hollow = unlinked.is_hollow(record)
             return unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
         except StateError as error:
             wanted.why = str(error)
@@ -316,7 +342,7 @@ class Restore:
         expected = carried.identities.get(wanted.inode.id) if self._compare else None
         if expected is None or (self._counts(expected) and expected.openable):
             return ""
-        return same_file(fd, expected) if self._counts(expected) else same_kind(fd, expected)
+        return same_file(fd, expected) if self._counts(expected) else same_kind(fd, expected, self._clone)
 
     def _counts(self, expected: Expected) -> bool:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
@@ -342,6 +368,8 @@ class Restore:
             if error.errno == errno.ESTALE and expected:
                 wanted.why = "another file has its name now"
             raise
+        if wanted.hollow:
+            self._live.hollow(number)
 
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
@@ -363,49 +391,31 @@ class Restore:
                 continue
             try:
                 fd = self._handles.open(expected)
-                if os.fstat(fd).st_nlink == 0:
+                if os.fstat(fd).st_nlink == 0 and not (self._beside and wanted.inode.id in self._opened):
                     os.close(fd)
                     raise OSError(errno.ESTALE, "it has no name any more")
                 self._file(wanted, fd)
                 waiting.extend(below.pop(wanted.inode.id, ()))
                 more = self._downwards(waiting, below, carried)
                 everything.extend(more)
-            except OSError:
+            except OSError as error:
+                wanted.gone = error.errno == errno.ESTALE
                 still.append(wanted)
                 everything.extend(_taken_along(wanted, below))
         return self._walk(still, carried) if still else still
 
     def _walk(self, missing: list[_Wanted], carried: Carried) -> list[_Wanted]:
-        by_handle: dict[tuple[int, int, bytes], _Wanted] = {}
-        for wanted in missing:
+        wanted_by: dict[search.Key, _Wanted] = {}
+        # Those of open files first: the time may be over before the others'.
+        for wanted in sorted(missing, key=lambda wanted: wanted.inode.id not in self._opened):
             expected = carried.identities.get(wanted.inode.id)
             if expected and self._counts(expected) and wanted.inode.id not in self._absent:
-                by_handle[expected.mount, expected.handle_type, expected.handle] = wanted
-        places = {number: index for index, number in self._mounts.ids.items()}
-        limit = time.monotonic() + self._config.search_limit
-        found: set[int] = set()
-
-        def visit(folder_fd: int, folder: bytes, name: bytes) -> bool:
-            with suppress(OSError):
-                made = identity.make_handle(folder_fd, name)
-                index = places.get(made.mount_id, -1) if made else -1
-                wanted = by_handle.get((index, made.handle_type, made.handle)) if made else None
-                if wanted is not None and wanted.inode.id not in found:
-                    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
-                    self._file(wanted, fd)
-                    found.add(wanted.inode.id)
-            return len(found) < len(by_handle) and time.monotonic() < limit
-
-        if by_handle and self._config.search_limit > 0:
-            started = time.monotonic()
-            walk(self._share.root_fd, _Everything(), visit)
-            _LOG.info(
-                "Migration: %d inodes were not where the source left them; %d of them found by a walk of %.0f ms%s.",
-                len(by_handle),
-                len(found),
-                1000 * (time.monotonic() - started),
-                "" if time.monotonic() < limit else ", which --migration-search-limit ended",
-            )
+                wanted_by[expected.mount, expected.handle_type, expected.handle] = wanted
+        if not wanted_by or self._config.search_limit <= 0:
+            return missing
+        folders = [wanted.parent for wanted in wanted_by.values() if wanted.parent]
+        looking = search.Search(self._share, self._live, self._mounts, self._config.search_limit)
+        found = {wanted.inode.id for wanted in looking.run(wanted_by, folders, self._file)}
         return [wanted for wanted in missing if wanted.inode.id not in found]
 
     def _copy_check(self, missing: list[_Wanted], carried: Carried) -> None:
@@ -425,7 +435,9 @@ class Restore:
             wanted = everything.popleft()
             code = wanted.error.errno if wanted.error and wanted.error.errno else LOST_ERRNO
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
-            self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
+            if not wanted.gone or wanted.inode.id in self._opened:
+                # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
+                self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
             if not self._veil(wanted, carried):
                 self._live.restore_lost(
                     wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, _proof(wanted, carried)
@@ -459,13 +471,23 @@ class Restore:
         for record in carried.unlinked.values():
             if record.refcount:
                 try:
-                    fd = unlinked.make(self._share, record, [])
+                    fd, made = self._revive(record, carried)
                     self._live.restore(record.inode, record.refcount, fd, 0, b"", None)
+                    if made and unlinked.is_hollow(record):
+                        self._live.hollow(record.inode)
                 except (OSError, StateError):
                     self._live.restore_lost(record.inode, record.refcount, errno.ESTALE, 0, b"", None)
         for lost in carried.lost.values():
             if lost.refcount:
                 self._live.restore_lost(lost.inode, lost.refcount, lost.errno, 0, b"", None)
+
+    def _revive(self, record: Unlinked, carried: Carried) -> tuple[int, bool]:
+        """(fd of the inode, whether it was made anew): the source's own while it lives. Raises OSError, StateError."""
+        expected = carried.identities.get(record.inode)
+        if self._same and expected and expected.openable:
+            with suppress(OSError):
+                return self._handles.open(expected), False
+        return unlinked.make(self._share, record, []), True
 
     # ---- open files
     # ------------------------------------------------------------------------------------------------------
@@ -494,6 +516,15 @@ class Restore:
     # ---------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
+        if self._aged:
+            more = f" and {len(self._aged) - AGED_NAMED} more" if len(self._aged) > AGED_NAMED else ""
+            _LOG.warning(
+                "Migration: %d files of the copy were changed at another time than the source's, so their content may "
+                "differ: %s%s.",
+                len(self._aged),
+                ", ".join(self._aged[:AGED_NAMED]),
+                more,
+            )
         self._losses.log()
         sentence = self._losses.sentence()
         if sentence and self._config.on_error is OnError.ABORT:
@@ -510,13 +541,6 @@ class Restore:
                 flags = flags | flag if getattr(v1.options, name) else flags & ~flag
             session = (7, OLDEST_MINOR, flags, DEFAULT_READAHEAD, DEFAULT_MAX_WRITE)
         self._live.finish(max(v1.next_inode, 2), v1.next_handle, bool(v1.inodes), session)
-
-
-class _Everything(set[int]):
-    """The set that has every inode number: the walk then shows every entry."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
 
 
 def _counted(inodes: Sequence[Inode]) -> list[tuple[Inode, int]]:
@@ -560,6 +584,14 @@ def _taken_along(wanted: _Wanted, below: dict[int, list[_Wanted]]) -> list[_Want
     for child in children:
         child.error, child.why = wanted.error, wanted.why
     return children
+
+
+def _name(inode: Inode) -> str:
+    match inode.location:
+        case Path(_, filename) | FullPath(filename):
+            return f"inode {inode.id} ({filename!r})"
+        case _:
+            return f"inode {inode.id}"
 
 
 def _named(wanted: _Wanted) -> str:

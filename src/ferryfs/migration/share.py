@@ -15,6 +15,10 @@ from ferryfs.migration.trailer_records import FileSystemIdentity
 
 # Paths are opened step by step within the share: neither a link nor ".." leads out of it.
 INSIDE: Final = _syscalls.RESOLVE_BENEATH | _syscalls.RESOLVE_NO_SYMLINKS | _syscalls.RESOLVE_NO_MAGICLINKS
+# Some facts about hidden files. On NFS, and on a FUSE file system of libfuse, removing the name of an open file renames
+# it; the client removes it when the last one closes it. So the source's exit takes it away after a good migration. The
+# same name on another file system is just a name. File system (f_type) -> how such names begin.
+_HIDDEN: Final = {0x6969: b".nfs", 0x65735546: b".fuse_hidden"}
 # What one call takes of a path; longer ones are opened in parts.
 _PATH_PART_BYTES: Final = 4000
 
@@ -81,6 +85,14 @@ class Share:
             return identity.of_directory(fd, self.host)
         except OSError:
             return None
+
+
+def is_hidden(fd: int, name: bytes) -> bool:
+    """Whether an inode of that name, on the file system of ``fd``, counts as unlinked. Raises OSError."""
+    if not name.startswith(tuple(_HIDDEN.values())):
+        return False
+    prefix = _HIDDEN.get(_syscalls.file_system(fd)[0])
+    return prefix is not None and name.startswith(prefix)
 
 
 def split_path(path: bytes) -> list[bytes]:

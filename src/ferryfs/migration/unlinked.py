@@ -38,7 +38,7 @@ def attributes(fd: int, number: int, refcount: int, has_content: bool) -> Unlink
         atime_ns=status.st_atime_ns,
         mtime_ns=status.st_mtime_ns,
         has_content=has_content,
-        target=b"",
+        target=os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b"",
         xattrs=tuple(xattrs),
     )
 
@@ -81,14 +81,18 @@ def contents(fd: int, record: Unlinked) -> Iterator[Content]:
             yield Content(record.inode, offset, data)
 
 
+def is_hollow(record: Unlinked) -> bool:
+    """Whether what is made of the record is a file without its content."""
+    return stat.S_ISREG(record.mode) and record.size > 0 and not record.has_content
+
+
 def make(share: Share, record: Unlinked, pieces: list[Content]) -> int:
     """An O_PATH fd of a nameless inode like the one in the record. Raises OSError, StateError."""
-    if stat.S_ISREG(record.mode):
-        fd = _nameless_file(share)
-    elif stat.S_ISDIR(record.mode):
+    if stat.S_ISDIR(record.mode):
         return _nameless_directory(share, record)
-    else:
-        raise StateError("only files and directories can be made without a name")
+    if not stat.S_ISREG(record.mode):
+        return _nameless_special(share, record)
+    fd = _nameless_file(share)
     try:
         os.ftruncate(fd, record.size)
         for piece in pieces:
@@ -145,6 +149,27 @@ def _nameless_directory(share: Share, record: Unlinked) -> int:
         return share.reopen(fd, os.O_PATH)
     finally:
         os.close(fd)
+
+
+def _nameless_special(share: Share, record: Unlinked) -> int:
+    """A symbolic link, FIFO, socket or device, which nobody can open: all is done under its name of a moment."""
+    name = _fresh_name()
+    root = share.root_fd
+    if stat.S_ISLNK(record.mode):
+        if not record.target:
+            raise StateError("the target of a symbolic link is missing")
+        os.symlink(record.target, os.fsencode(name), dir_fd=root)
+    else:
+        os.mknod(name, stat.S_IFMT(record.mode) | 0o600, record.rdev, dir_fd=root)
+    try:
+        with suppress(PermissionError):
+            os.chown(name, record.uid, record.gid, dir_fd=root, follow_symlinks=False)
+        if not stat.S_ISLNK(record.mode):
+            os.chmod(name, stat.S_IMODE(record.mode), dir_fd=root)
+        os.utime(name, ns=(record.atime_ns, record.mtime_ns), dir_fd=root, follow_symlinks=False)
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.unlink(name, dir_fd=root)
 
 
 def _fresh_name() -> str:

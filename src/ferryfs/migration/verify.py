@@ -107,11 +107,24 @@ def same_file(fd: int, expected: Expected) -> str:
     return ""
 
 
-def same_kind(fd: int, expected: Expected) -> str:
-    """In a copy: why ``fd`` can't be a copy of the source's file; empty when it may. Raises OSError."""
+def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
+    """In a copy: why ``fd`` can't be a copy of the source's file; empty when it may. Raises OSError.
+
+    In a block clone a file that was left alone has its handle still. One that a copying tool has brought up to date may
+    have another, but keeps its time of change.
+    """
     status = os.fstat(fd)
     if status.st_mode >> _KIND_SHIFT != expected.kind:
         return "a file of another type has its name"
     if expected.kind == _FILE and status.st_size != expected.size:
         return f"it has {status.st_size} bytes here, but {expected.size} at the source"
+    if clone and expected.kind == _FILE and expected.openable and status.st_mtime_ns != expected.mtime_ns:
+        made = identity.make_handle(fd)
+        if made and (made.handle_type, made.handle) != (expected.handle_type, expected.handle):
+            return "another file has its name now"
     return ""
+
+
+def is_aged(fd: int, expected: Expected) -> bool:
+    """In a copy: whether a file was changed at another time than the source's. Raises OSError."""
+    return expected.kind == _FILE and os.fstat(fd).st_mtime_ns != expected.mtime_ns

@@ -51,6 +51,9 @@ class Migration(Protocol):
     def reset(self) -> None:
         """RESET_DEVICE: what was collected, and a transfer that runs, are about inodes that are about to be dropped."""
 
+    def ring_starts(self) -> None:
+        """A ring is about to be served."""
+
     def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
         """SET_DEVICE_STATE_FD: start the transfer, and return before data flows.
 
@@ -112,8 +115,12 @@ class DeviceControl:
             case SetVringBase(ring, base):
                 device.set_vring_base(ring, base)
             case SetVringFd(request, ring, fd):
+                if request is Request.SET_VRING_KICK and self.migration is not None:
+                    self.migration.ring_starts()
                 self._set_vring_fd(request, ring, fd)
             case EnableVring(ring, on):
+                if on and self.migration is not None:
+                    self.migration.ring_starts()
                 if on and (sentence := self._sharing.conclude()):
                     _LOG.error("%s", sentence)
                 device.set_vring_enable(ring, on)

@@ -2,9 +2,9 @@
 
 1. The name by which the daemon saw it last, in the directory that the guest holds: one system call an inode, in
 several threads. 2. /proc/self/fd, checked: what the kernel says of an fd may be a name that another file has by now,
-one that ends in " (deleted)",
-   or nothing at all, for a file that is held by its handle when the host has dropped its dentry cache.
-3. One walk through the share, for all that are missing then and still have a name.
+one that ends in " (deleted)", or nothing at all, for a file that is held by its handle when the host has dropped its
+dentry cache. 3. The directory in which it was last seen, then one walk through the share, for all that are missing
+then and still have a name.
 """
 
 from __future__ import annotations
@@ -18,35 +18,55 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from ferryfs.migration.collect.walk import walk
+from ferryfs.migration.collect.progress import Progress
+from ferryfs.migration.collect.walk import look, walk
 from ferryfs.migration.live_source import LiveSource
-from ferryfs.migration.share import Share, reason_of
+from ferryfs.migration.share import Share, is_hidden, reason_of
 
 # Slots that a thread checks in one go.
 SLOTS_AT_ONCE: Final = 4096
-# NFS renames an open file that is unlinked; the last client removes it: ours would, at exit, after a good migration.
-SILLY_PREFIX: Final = b".nfs"
+# The same while the guest works: the thread runs in the idle class then, gets little of a busy machine, and is waited
+# for when collecting ends.
+SLOTS_IN_BACKGROUND: Final = 64
+NOWHERE: Final = "it has no name in the share"
 
 
 @dataclass
 class Findings:
     """What became of the inodes that are not under their last name."""
 
+    # All of them.
+    elsewhere: set[int] = field(default_factory=set)
     # Path from the root, of inodes whose directory the guest does not hold.
     paths: dict[int, bytes] = field(default_factory=dict)
     # No name is left, but the inode is alive.
     unlinked: set[int] = field(default_factory=set)
+    # Of these, the ones that have a name which the file system takes away when the source closes them.
+    hidden: set[int] = field(default_factory=set)
     # errno and reason.
     lost: dict[int, tuple[int, str]] = field(default_factory=dict)
+    # st_ctime_ns of those that a whole walk did not find: a rename or a new name changes it.
+    absent: dict[int, int] = field(default_factory=dict)
 
 
-def check(live: LiveSource, threads: int, cancelled: Callable[[], bool]) -> bool:
+@dataclass(frozen=True)
+class _Missing:
+    """An inode that has a name somewhere."""
+
+    # Its number on the host, as directory entries have it.
+    number: int
+    ctime_ns: int
+
+
+def check(live: LiveSource, threads: int, cancelled: Callable[[], bool], progress: Progress) -> bool:
     """The first way, for all inodes that are not known to be somewhere; False when it was cancelled."""
-    ranges = range(0, live.slots, SLOTS_AT_ONCE)
+    at_once = SLOTS_AT_ONCE if threads > 1 else SLOTS_IN_BACKGROUND
+    ranges = range(0, live.slots, at_once)
 
     def one(first: int) -> None:
         if not cancelled():
-            live.check(first, first + SLOTS_AT_ONCE)
+            live.check(first, first + at_once)
+            progress.step("%d of %d inodes looked at under their last names", first, live.slots)
 
     if threads <= 1 or len(ranges) <= 1:
         for first in ranges:
@@ -57,83 +77,146 @@ def check(live: LiveSource, threads: int, cancelled: Callable[[], bool]) -> bool
     return not cancelled()
 
 
-def find(live: LiveSource, share: Share, cancelled: Callable[[], bool]) -> Findings:
-    """The second and the third way, for what ``check`` left."""
-    findings = Findings()
-    missing: dict[int, int] = {}
-    for number in live.unknown():
-        if cancelled():
-            return findings
+class Search:
+    """The second and the third way, for what ``check`` left. ``run`` once."""
+
+    def __init__(
+        self, live: LiveSource, share: Share, cancelled: Callable[[], bool], progress: Progress, before: Findings
+    ) -> None:
+        """``before``: what an earlier search found, which is tried first."""
+        self._live = live
+        self._share = share
+        self._cancelled = cancelled
+        self._progress = progress
+        self._before = before
+        self._found = Findings()
+        self._missing: dict[int, _Missing] = {}
+        # Why a place was not to be looked at, by nodeid.
+        self._barred: dict[int, OSError] = {}
+
+    def run(self, walks: bool) -> Findings:
+        """``walks``: whether the share may be walked through. Incomplete when it was cancelled."""
+        unknown = self._live.unknown()
+        self._found.elsewhere.update(unknown)
+        for index, number in enumerate(unknown):
+            if self._cancelled():
+                return self._found
+            self._progress.step("%d of %d inodes that are elsewhere looked for", index, len(unknown))
+            try:
+                self._by_descriptor(number)
+            except KeyError:
+                continue  # forgotten by the guest meanwhile
+            except OSError as error:
+                self._found.lost[number] = (error.errno or errno.EIO, reason_of(error))
+        if self._missing:
+            self._by_folders()
+        if self._missing and walks:
+            self._by_walk()
+            for number in self._missing:
+                barred = self._barred.get(number)
+                why = (barred.errno or errno.EIO, reason_of(barred)) if barred else (errno.ENOENT, NOWHERE)
+                self._found.lost[number] = why
+        return self._found
+
+    def _by_descriptor(self, number: int) -> None:
+        """Places the inode, or knows it to be unlinked, or notes it as missing. Raises KeyError, OSError."""
+        fd = self._live.open(number)
         try:
-            inode = _by_proc(live, share, number, findings)
-        except KeyError:
-            continue  # forgotten by the guest meanwhile
-        except OSError as error:
-            findings.lost[number] = (error.errno or errno.EIO, reason_of(error))
-            continue
-        if inode is not None:
-            missing[number] = inode
-    if missing:
-        _by_walk(live, share, missing, findings, cancelled)
-        for number in missing:
-            findings.lost[number] = (errno.ENOENT, "it has no name in the share")
-    return findings
+            status = os.fstat(fd)
+            path = self._share.path_of(fd)
+            hidden = path is not None and is_hidden(fd, path.rpartition(b"/")[2])
+        finally:
+            os.close(fd)
+        if stat.S_ISREG(status.st_mode):
+            self._live.note_file(number, status.st_size, status.st_mtime_ns)
+        if hidden:
+            self._found.hidden.add(number)
+        if hidden or status.st_nlink == 0:
+            self._found.unlinked.add(number)
+            return
+        for place in (path, self._before.paths.get(number)):
+            if place is None:
+                continue
+            try:
+                if self._place_path(number, place):
+                    return
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    self._barred[number] = error
+        self._missing[number] = _Missing(status.st_ino, status.st_ctime_ns)
 
+    def _place_path(self, number: int, path: bytes) -> bool:
+        """Takes a path over when the inode really is there."""
+        folder, _, name = path.rpartition(b"/")
+        folder_fd = self._share.open(folder, os.O_PATH | os.O_DIRECTORY) if folder else os.dup(self._share.root_fd)
+        try:
+            return self._live.identify(folder_fd, name) == number and self._place(number, folder_fd, path)
+        finally:
+            os.close(folder_fd)
 
-def _by_proc(live: LiveSource, share: Share, number: int, findings: Findings) -> int | None:
-    """None when the inode is placed or known to be unlinked, else its number on the host, to look for."""
-    fd = live.open(number)
-    try:
-        status = os.fstat(fd)
-        path = share.path_of(fd)
-    finally:
-        os.close(fd)
-    if stat.S_ISREG(status.st_mode):
-        live.note_file(number, status.st_size, status.st_mtime_ns)
-    if status.st_nlink == 0:
-        findings.unlinked.add(number)
-        return None
-    if path is not None:
-        if path.rpartition(b"/")[2].startswith(SILLY_PREFIX):
-            findings.unlinked.add(number)
-            return None
-        with suppress(OSError):
-            if _place_path(live, share, number, path, findings):
-                return None
-    return status.st_ino
+    def _place(self, number: int, folder_fd: int, path: bytes) -> bool:
+        """Notes where an inode was seen: in a directory that the guest holds, else by its path."""
+        parent = self._live.identify(folder_fd, b"")
+        if not parent or not self._live.found(number, parent, path.rpartition(b"/")[2]):
+            self._found.paths[number] = path
+        return True
 
+    def _by_folders(self) -> None:
+        """Each directory in which a missing inode was last seen, once: most files are renamed where they are."""
+        folders = set()
+        for number in self._missing:
+            with suppress(KeyError):
+                folders.add(self._live.where(number)[0])
+        for folder in folders:
+            if self._cancelled() or not self._missing:
+                return
+            with suppress(KeyError, OSError):
+                fd = self._live.open(folder)
+                try:
+                    self._one_folder(fd, folder)
+                finally:
+                    os.close(fd)
 
-def _place_path(live: LiveSource, share: Share, number: int, path: bytes, findings: Findings) -> bool:
-    """Takes a path over when the inode really is there."""
-    folder, _, name = path.rpartition(b"/")
-    folder_fd = share.open(folder, os.O_PATH | os.O_DIRECTORY) if folder else os.dup(share.root_fd)
-    try:
-        return _place(live, number, folder_fd, path, name, findings)
-    finally:
-        os.close(folder_fd)
+    def _one_folder(self, fd: int, folder: int) -> None:
+        wanted = {missing.number for missing in self._missing.values()}
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            for name in look(readable, wanted):
+                with suppress(KeyError, OSError):
+                    number = self._live.identify(fd, name)
+                    hidden = number in self._missing and is_hidden(fd, name)
+                    if number in self._missing and not hidden and self._live.found(number, folder, name):
+                        del self._missing[number]
+        finally:
+            os.close(readable)
 
+    def _by_walk(self) -> None:
+        """Takes out of ``missing`` what is found.
 
-def _place(live: LiveSource, number: int, folder_fd: int, path: bytes, name: bytes, findings: Findings) -> bool:
-    if live.identify(folder_fd, name) != number:
-        return False
-    parent = live.identify(folder_fd, b"")
-    if not parent or not live.found(number, parent, name):
-        findings.paths[number] = path
-    return True
+        Who is not open, was not found by a walk before, and was not renamed since is no reason for another one.
+        """
+        for number, ctime_ns in self._before.absent.items():
+            missing = self._missing.get(number)
+            with suppress(KeyError):
+                if missing is not None and missing.ctime_ns == ctime_ns and not self._live.facts(number)[3]:
+                    self._found.absent[number] = ctime_ns
+        seen = 0
 
+        def looked_for() -> int:
+            return len(self._missing) - len(self._found.absent)
 
-def _by_walk(
-    live: LiveSource, share: Share, missing: dict[int, int], findings: Findings, cancelled: Callable[[], bool]
-) -> None:
-    """Takes out of ``missing`` (nodeid to host inode number) what is found."""
+        def visit(folder_fd: int, folder: bytes, name: bytes) -> bool:
+            nonlocal seen
+            seen += 1
+            with suppress(KeyError, OSError):
+                number = self._live.identify(folder_fd, name)
+                if number in self._missing and not is_hidden(folder_fd, name):
+                    path = folder + b"/" + name if folder else name
+                    if self._place(number, folder_fd, path):
+                        del self._missing[number]
+                        self._found.absent.pop(number, None)
+            self._progress.step("%d entries of the share seen, %d inodes still looked for", seen, looked_for())
+            return looked_for() > 0 and not self._cancelled()
 
-    def visit(folder_fd: int, folder: bytes, name: bytes) -> bool:
-        with suppress(OSError):
-            number = live.identify(folder_fd, name)
-            if number in missing and not name.startswith(SILLY_PREFIX):
-                path = folder + b"/" + name if folder else name
-                if _place(live, number, folder_fd, path, name, findings):
-                    del missing[number]
-        return bool(missing) and not cancelled()
-
-    walk(share.root_fd, set(missing.values()), visit)
+        if looked_for() and walk(self._share.root_fd, {missing.number for missing in self._missing.values()}, visit):
+            self._found.absent = {number: missing.ctime_ns for number, missing in self._missing.items()}

@@ -65,6 +65,16 @@ def walk(root_fd: int, inodes: set[int], visit: Visit) -> bool:
     return True
 
 
+def look(fd: int, inodes: set[int]) -> list[bytes]:
+    """The names in an open directory that may be of one of ``inodes``. Raises OSError."""
+    entries = _syscalls.read_directory(fd, DIRECTORY_BYTES) or []
+    return [
+        name
+        for _, number, kind, name in entries
+        if (number in inodes or kind in (_DT_DIR, _DT_UNKNOWN)) and name not in (b".", b"..")
+    ]
+
+
 def _look(fd: int, path: bytes, inodes: set[int], visit: Visit) -> list[bytes] | None:
     """Visits the entries of one directory; the names of directories in it, None when the visitor wants no more."""
     try:
