@@ -31,7 +31,7 @@ from ferryfs.engine.threads cimport (
     pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t,
 )
 from ferryfs.ring.atomics cimport ferry_load_int, ferry_load_own_u64, ferry_store_int, ferry_store_own_u64
-from ferryfs.ring.chain cimport chain_free, chain_mark, iovec
+from ferryfs.ring.chain cimport CHAIN_OK, chain_free, chain_init, chain_mark, iovec
 from ferryfs.ring.queue cimport (
     QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_has_more, queue_pop, queue_push, queue_rest, queue_should_notify,
     queue_wake,
@@ -139,7 +139,7 @@ cdef Worker *make_worker(Pool *pool) noexcept nogil:
     pthread_attr_setstacksize(&attributes, STACK_SIZE)
     failed = (
         worker.request.args == NULL or worker.request.scratch == NULL or worker.request.iovecs == NULL
-        or pthread_create(&worker.thread, &attributes, work, worker) != 0
+        or chain_init(&worker.chain) != CHAIN_OK or pthread_create(&worker.thread, &attributes, work, worker) != 0
     )
     pthread_attr_destroy(&attributes)
     if failed:

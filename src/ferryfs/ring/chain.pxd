@@ -35,7 +35,7 @@ cdef enum:
     CHAIN_NO_MEMORY = 7         # ours
 
 
-# One owner: a worker. Filled by chain_load for one request, and used again for the next.
+# One owner: a worker. Made by chain_init, filled by chain_load for one request, and used again for the next.
 cdef struct Chain:
     uint16_t head
     iovec *segments             # host windows: `readable` of them first, then `writable`
@@ -47,6 +47,7 @@ cdef struct Chain:
     uint64_t writable_bytes
 
 
+cdef int chain_init(Chain *chain) noexcept nogil
 cdef int chain_load(
     Chain *chain, const MemoryTable *memory, const uint8_t *table, uint16_t num, uint16_t head
 ) noexcept nogil

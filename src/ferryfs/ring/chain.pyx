@@ -26,6 +26,17 @@ cdef int grow(Chain *chain) noexcept nogil:
     return CHAIN_OK
 
 
+cdef int chain_init(Chain *chain) noexcept nogil:
+    """A chain with room for what Linux sends; CHAIN_OK, or CHAIN_NO_MEMORY.
+
+    Before there is a request: one that finds no room can only be answered with nothing, which Linux takes for a good answer.
+    """
+    chain.segments = NULL
+    chain.addresses = NULL
+    chain.capacity = 0
+    return grow(chain)
+
+
 cdef int add(Chain *chain, const MemoryTable *memory, uint64_t address, uint32_t length, bint writable) noexcept nogil:
     """Appends one descriptor's bytes, cut where memory regions meet."""
     cdef uint64_t left = length
