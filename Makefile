@@ -28,12 +28,14 @@ test-asan:
 	@scripts/setup asan
 	@scripts/asan $(ARGS)
 
-# ferryfsd beside the reference daemons, operation by operation, into benchmarks/latest.md. ARGS goes to `ferryfs bench`.
+# ferryfsd beside the reference daemons: every row of benchmarks/RESULTS.md, into benchmarks/latest.{json,md,html}. ARGS
+# goes to `ferryfs bench`: ARGS=--quick is a first look, ARGS="--set micro" one part.
 bench:
 	@scripts/setup demo
 	@scripts/peers
-	@$(VENV)/bin/ferryfs bench --markdown benchmarks/latest.md \
-	  --daemon "$(VENV)/bin/ferryfsd $(BENCH_FLAGS)" \
+	@PATH="$(abspath $(VENV)/bin):$$PATH" ferryfs bench --set all \
+	  --json benchmarks/latest.json --markdown benchmarks/latest.md --html benchmarks/latest.html \
+	  --daemon "ferryfsd $(BENCH_FLAGS)" \
 	  --against "virtiofsd-1.14.0=$(PEERS)/virtiofsd-1.14.0/virtiofsd $(BENCH_FLAGS)" \
 	  --against "virtiofsd-1.13.2=$(PEERS)/virtiofsd-1.13.2/virtiofsd $(BENCH_FLAGS)" $(ARGS)
 

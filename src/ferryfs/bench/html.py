@@ -1,91 +1,159 @@
-"""The report for people who like pictures: one HTML file with everything in it. Needs pygal (the extra "bench")."""
+"""The report for people who like pictures: one HTML file with everything in it, nothing fetched from anywhere."""
 
 from __future__ import annotations
 
-import html
-import importlib
-from typing import Any, Final
+from html import escape
+from importlib.resources import files
+from itertools import groupby
 
-from ferryfs.bench import report
-from ferryfs.bench.measure import Cell
-from ferryfs.errors import SetupError
-
-STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .15em .7em; text-align: right }
-th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
-.missed { color: #b00; font-weight: bold } .plots { display: flex; flex-wrap: wrap } .plots > div { flex: 1 1 34em }
-"""
+from ferryfs.bench import charts, report
+from ferryfs.bench.results import BARE, Point, Run
+from ferryfs.bench.sets import NAMES, part
 
 
-def page(run: report.Run) -> str:
-    """The whole report. Raises SetupError where pygal is missing."""
-    depths = dict.fromkeys(cell.in_flight for cell in run.cells)
-    plots = [_relative(run, depth, field) for depth in depths for field in ("rate", "cpu_us")]
-    sections = [
-        ("Operations a second", report.rates(run)),
-        ("Processor time of the daemon, µs an operation", report.costs(run)),
-        ("Latency of a request, µs: p50 / p99 / p99.9", report.latencies(run)),
-        ("Memory (RssAnon) and start", report.memory(run)),
-    ]
-    tables = "\n".join(f"<h2>{html.escape(title)}</h2>\n{_table(text)}" for title, text in sections)
+def page(run: Run) -> str:
+    """The whole report."""
+    sets = run.sets()
+    links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in ["bars", *sets])
     daemons = "".join(
-        f"<li><b>{html.escape(name)}</b>: <code>{html.escape(command)}</code></li>"
-        for name, command in run.daemons.items()
+        f"<li><b>{escape(name)}</b> <code>{escape(command)}</code></li>" for name, command in run.daemons.items()
     )
+    commands = "".join(f"<li><code>{escape(command)}</code></li>" for command in run.commands)
+    style = files("ferryfs.bench").joinpath("report.css").read_text()
+    notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>ferryfs bench</title><style>{STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>ferryfs bench</title><style>{style}</style></head><body>
 <h1>Daemons side by side</h1>
-<p>{html.escape(str(run.machine))}; load averages {html.escape(run.load)}; {run.rounds} turns of {run.seconds} s each,
-in alternation; the front-end {"polls" if run.polling else "sleeps while it waits"}.</p>
-<p><code>{html.escape(run.command)}</code></p><ul>{daemons}</ul>
-<div class="plots">{"".join(f"<div>{plot}</div>" for plot in plots)}</div>
-{tables}
+<p class="machine">{escape(str(run.machine))} · load averages {escape(run.load)}</p>
+<nav>{links}</nav>
+<ul>{daemons}</ul>
+<details><summary>How it was measured</summary><p>{escape(report.READING)}</p><ul>{commands}</ul></details>
+{f"<details><summary>Left out</summary><ul>{notes}</ul></details>" if notes else ""}
+<h2 id="bars">The bars</h2>
+<p class="about">What is wanted of {escape(run.first)} beside the faster one of the others, row by row.</p>
+<div class="scroll">{_bars(run)}</div>
+{"".join(_section(run, name) for name in sets)}
 </body></html>
 """
 
 
-def _relative(run: report.Run, depth: int, field: str) -> str:
-    """A chart of the first daemon against each other one, row by row, at one depth."""
-    try:
-        pygal: Any = importlib.import_module("pygal")
-    except ModuleNotFoundError as error:
-        raise SetupError(
-            "The HTML report needs pygal, which is missing: pip install 'ferryfs[bench]', or leave out --html."
-        ) from error
-    first, *others = run.daemons
-    points = [cells for cells in run.points() if cells[0].in_flight == depth]
-    what = "Rate" if field == "rate" else "Processor time an operation"
-    chart: Any = pygal.HorizontalBar(
-        title=f"{what} of {first}, {depth} in flight (1 = the same as the other)",
-        height=max(260, 26 * len(points) * max(1, len(others))),
-        disable_xml_declaration=True,
-        js=[],
-        legend_at_bottom=True,
-        print_values=True,
-        formatter=lambda value: f"{value:.2f}",
+def _bars(run: Run) -> str:
+    lines = []
+    for what, wanted, state, named in report.bars(run).lines:
+        kind = "bad" if state.startswith("**") else "none" if state == "not measured" else "good"
+        chip = f'<span class="chip {kind}">{escape(state.strip("*"))}</span>'
+        lines.append(
+            f"<tr><td>{escape(what)}</td><td>{escape(wanted)}</td><td>{chip}</td><td>{escape(named)}</td></tr>"
+        )
+    head = "".join(f"<th>{escape(word)}</th>" for word in report.bars(run).head)
+    return f'<table class="bars"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _section(run: Run, name: str) -> str:
+    about = run.settings.get(name, part(name).ABOUT if name in NAMES else "")
+    figures = "".join(
+        f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in _plots(run, name)
     )
-    chart.x_labels = [cells[0].row for cells in points]
-    for name in others:
-        chart.add(f"to {name}", [_ratio(cells, name, field) for cells in points])
-    text: str = chart.render(is_unicode=True)
-    return text
+    tables = "".join(
+        f"<h3>{escape(title)}</h3><div class=scroll>{_table(table)}</div>" for title, table in report.tables(run, name)
+    )
+    body = f"<details><summary>Figures</summary>{tables}</details>" if figures else tables
+    return (
+        f'<h2 id="{escape(name)}">{escape(name)}</h2><p class="about">{escape(about)}</p>'
+        f"{f'<div class=plots>{figures}</div>' if figures else ''}{body}"
+    )
 
 
-def _ratio(cells: list[Cell], name: str, field: str) -> float | None:
-    other = next((cell for cell in cells if cell.daemon == name), None)
-    return None if other is None else round(cells[0].ratio(other, field), 3)
+def _key(names: list[str], first: int = 0) -> str:
+    """Which colour is whose; ``first``: the series of the first name."""
+    spans = "".join(f'<span><i class="s{i}"></i>{escape(name)}</span>' for i, name in enumerate(names, first))
+    return f'<p class="key">{spans}</p>'
 
 
-def _table(markdown: str) -> str:
-    lines = [[word.strip() for word in line.strip("| ").split("|")] for line in markdown.splitlines()]
-    head, _, *body = lines
-    rows = ["".join(f"<th>{html.escape(word)}</th>" for word in head)]
-    rows += ["".join(_cell(word) for word in line) for line in body]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+def _plots(run: Run, name: str) -> list[tuple[str, str]]:
+    """The charts of a set, as far as it has what they show."""
+    points = list(run.points(name))
+    plots: list[tuple[str, str]] = []
+    if name == "micro":
+        cases = sorted(dict.fromkeys(point.case for point in points), key=_case_order)
+        for case in cases:
+            shown = [point for point in points if point.case == case]
+            if "queue" not in case:
+                title = f"{case} in flight" if case.isdigit() else f"{case.replace(',', ' in flight,')}"
+                plots += [
+                    (f"Speed, {title} (right: faster)", _ratios(run, shown, "rate")),
+                    (f"Processor time of the daemon, {title} (left: less)", _ratios(run, shown, "cpu_us")),
+                ]
+        plots += [
+            (f"Latency, {case} in flight: p50 to p99", _ranges(run, [p for p in points if p.case == case]))
+            for case in ("1", "16")
+            if case in cases
+        ]
+    if name == "head-of-line":
+        plots.append(("getattr beside a load: p50 to p99", _ranges(run, points)))
+    if name == "workloads":
+        for case, group in groupby(sorted(points, key=lambda point: point.case), key=lambda point: point.case):
+            shown = list(group)
+            plots += [
+                (f"Time, {case} (left: less)", _ratios(run, shown, "seconds")),
+                (f"Seconds, {case}", _bars_of(run, shown, "seconds", "s")),
+            ]
+    if name == "cold":
+        plots.append(("Reads a second", _bars_of(run, points, "rate", "/s")))
+    return [(title, svg) for title, svg in plots if svg]
+
+
+def _case_order(case: str) -> tuple[bool, int, str]:
+    words = case.split(",")
+    return len(words) > 1, int(words[0]) if words[0].isdigit() else 0, case
+
+
+def _ratios(run: Run, points: list[Point], metric: str) -> str:
+    """Ours to each other daemon."""
+    others = [name for name in run.daemons if name != run.first]
+    lines = []
+    for point in points:
+        ours = point.cells.get(run.first)
+        if ours is None or not ours.has(metric):
+            continue
+        found = [point.cells.get(name) for name in others]
+        values = [ours.ratio(cell, metric) if cell is not None and cell.has(metric) else None for cell in found]
+        if any(value is not None for value in values):
+            lines.append(charts.Line(point.row, [None, *values]))
+    if not lines:
+        return ""
+    return _key([f"to {name}" for name in others], 1) + charts.ratios(lines, metric, higher_is_better=metric == "rate")
+
+
+def _ranges(run: Run, points: list[Point]) -> str:
+    subjects = [name for name in [*run.daemons, BARE] if any(_latency(p, name) for p in points)]
+    lines = [(point.row, [_latency(point, name) for name in subjects]) for point in points]
+    return _key(subjects) + charts.ranges(lines, "latency", unit="µs") if subjects else ""
+
+
+def _latency(point: Point, name: str) -> tuple[float, float] | None:
+    cell = point.cells.get(name)
+    return (cell.median("p50_us"), cell.median("p99_us")) if cell is not None and cell.has("p99_us") else None
+
+
+def _bars_of(run: Run, points: list[Point], metric: str, unit: str) -> str:
+    subjects = [name for name in [*run.daemons, BARE] if any(name in point.cells for point in points)]
+    lines = []
+    for point in points:
+        cells = [point.cells.get(name) for name in subjects]
+        values = [cell.median(metric) if cell is not None and cell.has(metric) else None for cell in cells]
+        if any(value is not None for value in values):
+            lines.append(charts.Line(point.row, values))
+    return _key(subjects) + charts.bars(lines, metric, unit=unit) if lines else ""
+
+
+def _table(table: report.Table) -> str:
+    head = "".join(f"<th>{escape(word)}</th>" for word in table.head)
+    body = "".join("<tr>" + "".join(_cell(word) for word in line) + "</tr>" for line in table.lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(word: str) -> str:
     missed = word.startswith("**")
-    return f'<td class="missed">{html.escape(word.strip("*"))}</td>' if missed else f"<td>{html.escape(word)}</td>"
+    return f'<td class="missed">{escape(word.strip("*"))}</td>' if missed else f"<td>{escape(word)}</td>"

@@ -1,173 +1,180 @@
-"""A finished run: as JSON, and as tables for people."""
+"""A finished run as tables for people."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
-from ferryfs.bench.machine import Machine
-from ferryfs.bench.measure import Cell, Slice
-from ferryfs.errors import OptionError
+from ferryfs.bench.bars import BARS, Check, bare_share
+from ferryfs.bench.results import BARE, Cell, Point, Run
 
-FORMAT: Final = 1
-CPU_BAR: Final = {"getattr": 0.5, "lookup hit": 0.5, "lookup miss": 0.5}
+MISSES_NAMED: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Everything that was measured in one run; ``daemons``: command by name, the first is the one looked at."""
+class Table:
+    """A table: words, the first column for names."""
 
-    machine: Machine
-    command: str
-    load: str
-    daemons: dict[str, str]
-    rounds: int
-    seconds: float
-    polling: bool
-    idle_kib: dict[str, int]
-    after_kib: dict[str, int]
-    ready_s: dict[str, float]
-    cells: list[Cell]
+    head: list[str]
+    lines: list[list[str]]
 
-    def save(self, path: Path) -> None:
-        """Writes the run as JSON."""
-        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def load_json(cls, path: Path) -> Self:
-        """Reads what ``save`` wrote. Raises OptionError for any other file."""
-        try:
-            data = json.loads(path.read_text())
-            if data.pop("format") != FORMAT:
-                raise ValueError("another format")
-            data["machine"] = Machine(**data["machine"])
-            data["cells"] = [
-                Cell(**{**cell, "slices": tuple(Slice(**one) for one in cell["slices"])}) for cell in data["cells"]
-            ]
-            return cls(**data)
-        except OSError as error:
-            raise OptionError(f"{path} can't be read: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OptionError(f"{path} is no run that `ferryfs bench --json` wrote: {error}.") from error
-
-    def points(self) -> Iterator[list[Cell]]:
-        """The cells of each row and depth, in the order of the daemons."""
-        keys = dict.fromkeys((cell.row, cell.in_flight) for cell in self.cells)
-        for key in keys:
-            yield [cell for cell in self.cells if (cell.row, cell.in_flight) == key]
-
-    def under(self, name: str, beside: list[Cell]) -> list[Cell]:
-        """The cells of the daemon that was looked at, under another name, as far as they fit beside those of a new run.
-
-        Raises OptionError where the runs can't be laid side by side: other turns, or no row in common.
-        """
-        first = next(iter(self.daemons))
-        places = {(cell.row, cell.in_flight): len(cell.slices) for cell in beside}
-        found = [
-            replace(cell, daemon=name)
-            for cell in self.cells
-            if cell.daemon == first and places.get((cell.row, cell.in_flight)) == len(cell.slices)
-        ]
-        if len(found) != len(places):
-            raise OptionError(
-                "The earlier run lacks rows or depths of this one, or had other --rounds: give the same options."
-            )
-        return found
+    def markdown(self) -> str:
+        rule = ["---", *["--:"] * (len(self.head) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [self.head, rule, *self.lines])
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric and how it is shown; ``ratio``: also as ours to each anchor's, ``good``: where a higher one is good."""
+
+    metric: str
+    title: str
+    ratio: bool = False
+    higher_is_better: bool = False
 
 
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+# What is shown of each set, a table for each line.
+TABLES: Final[dict[str, tuple[Column, ...]]] = {
+    "micro": (
+        Column("rate", "Operations a second", ratio=True, higher_is_better=True),
+        Column("cpu_us", "Processor time of the daemon, µs an operation", ratio=True),
+        Column("latency", "Latency of a request, µs: p50 / p99 / p99.9"),
+    ),
+    "cold": (Column("rate", "Reads a second", ratio=True, higher_is_better=True),),
+    "requests": (Column("requests_each", "Requests for each operation of the program"),),
+    "workloads": (
+        Column("seconds", "Seconds", ratio=True),
+        Column("daemon_s", "Processor time of the daemon, s", ratio=True),
+        Column("mount_s", "Processor time of `ferryfs mount`, s"),
+        Column("requests", "Requests"),
+    ),
+    "head-of-line": (Column("latency", "Latency of getattr beside a load, µs: p50 / p99 / p99.9"),),
+}
+LATENCY: Final = ("p50_us", "p99_us", "p999_us")
 
 
-def rates(run: Run) -> str:
-    """Operations a second; the ratio is that of neighbouring turns."""
-    names = list(run.daemons)
+def number(value: float) -> str:
+    """A figure with three digits, or all of them where there are more."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+
+
+def bars(run: Run) -> Table:
+    """Each bar: how many places reach it, and which ones don't."""
     lines = []
-    for cells in run.points():
-        line = [cells[0].row, str(cells[0].in_flight)]
-        line += [f"{_plain(cell.median('rate'))} ±{cell.spread('rate'):.0%}" for cell in cells]
-        line += [_mark(cells[0].ratio(other, "rate"), at_least=1.0) for other in cells[1:]]
-        lines.append(line)
-    return _table(["operation", "in flight", *names, *[f"to {name}" for name in names[1:]]], lines)
+    for bar in BARS:
+        checks = list(bar.checks(run))
+        missed = sorted((check for check in checks if not check.holds), key=lambda check: check.margin)
+        if not checks:
+            lines.append([bar.what, bar.wanted, "not measured", ""])
+            continue
+        state = f"{len(checks) - len(missed)} of {len(checks)}"
+        lines.append([bar.what, bar.wanted, f"**{state}**" if missed else state, _named(checks, missed)])
+    return Table(["bar", "wanted", "reached", "missed by; or the closest"], lines)
 
 
-def costs(run: Run) -> str:
-    """Processor time of the daemon, an operation."""
-    names = list(run.daemons)
+def _named(checks: list[Check], missed: list[Check]) -> str:
+    if not missed:
+        closest = min(checks, key=lambda check: check.margin)
+        return f"{closest.where} {number(closest.value)}"
+    words = [f"{check.where} {number(check.value)}" for check in missed[:MISSES_NAMED]]
+    return "; ".join(words) + ("; …" if len(missed) > MISSES_NAMED else "")
+
+
+def tables(run: Run, of: str) -> list[tuple[str, Table]]:
+    """The tables of a set, each with its title."""
+    points = list(run.points(of))
+    columns = TABLES.get(of)
+    if columns is None:
+        metrics = dict.fromkeys(metric for point in points for cell in point.cells.values() for metric in cell.turns[0])
+        return [(METRIC_TITLES.get(of, of), _by_metric(points, list(metrics)))]
+    return [(column.title, _by_subject(run, points, column)) for column in columns]
+
+
+METRIC_TITLES: Final = {"scale": "Memory and cost of many inodes", "start": "Start and memory of daemons"}
+
+
+def _by_subject(run: Run, points: list[Point], column: Column) -> Table:
+    """A column for each subject, then the ratios."""
+    subjects = [name for name in [*run.daemons, BARE] if any(name in point.cells for point in points)]
+    shown = [point for point in points if any(_has(cell, column.metric) for cell in point.cells.values())]
+    subjects = [name for name in subjects if any(name in p.cells and _has(p.cells[name], column.metric) for p in shown)]
+    others = [name for name in subjects if name not in (run.first, BARE)] if column.ratio else []
+    micro_cpu = column.metric == "cpu_us"
     lines = []
-    for cells in run.points():
-        line = [cells[0].row, str(cells[0].in_flight), *[f"{cell.median('cpu_us'):.2f}" for cell in cells]]
-        bar = CPU_BAR.get(cells[0].row, 1.0)
-        line += [_mark(cells[0].ratio(other, "cpu_us"), at_most=bar) for other in cells[1:]]
-        line.append(f"{cells[0].median('own_cpu_us'):.2f}")
+    for point in shown:
+        ours = point.cells.get(run.first)
+        line = [point.row, point.case, *[_figure(point.cells.get(name), column) for name in subjects]]
+        line += [_ratio(ours, point.cells.get(name), column) for name in others]
+        if micro_cpu:
+            share = bare_share(point, run.first)
+            line.append("" if share is None else f"{share:.0%}")
+            busy = ours is not None and ours.has("front_end_share")
+            line.append(f"{ours.median('front_end_share'):.0%}" if busy and ours is not None else "")
         lines.append(line)
-    head = ["operation", "in flight", *names, *[f"to {name}" for name in names[1:]], "front-end"]
-    return _table(head, lines)
+    head = ["row", "case", *subjects, *[f"to {name}" for name in others]]
+    return Table([*head, "bare share", "front-end"] if micro_cpu else head, lines)
 
 
-def latencies(run: Run) -> str:
-    """Microseconds from the request's queueing to its answer's being seen."""
-    lines = []
-    for cells in run.points():
-        line = [cells[0].row, str(cells[0].in_flight)]
-        line += [" / ".join(_plain(cell.median(f"{p}_us")) for p in ("p50", "p99", "p999")) for cell in cells]
-        lines.append(line)
-    return _table(["operation", "in flight", *run.daemons], lines)
+def _has(cell: Cell, metric: str) -> bool:
+    return cell.has(LATENCY[0] if metric == "latency" else metric)
 
 
-def memory(run: Run) -> str:
-    """Private memory and time to ready."""
+def _figure(cell: Cell | None, column: Column) -> str:
+    if cell is None or not _has(cell, column.metric):
+        return ""
+    if column.metric == "latency":
+        return " / ".join(number(cell.median(metric)) for metric in LATENCY)
+    spread = f" ±{cell.spread(column.metric):.0%}" if len(cell.turns) > 1 and column.ratio else ""
+    return number(cell.median(column.metric)) + spread
+
+
+def _ratio(ours: Cell | None, other: Cell | None, column: Column) -> str:
+    if ours is None or other is None or not ours.has(column.metric) or not other.has(column.metric):
+        return ""
+    value = ours.ratio(other, column.metric)
+    worse = value < 1.0 if column.higher_is_better else value > 1.0
+    return f"**{value:.2f}**" if worse else f"{value:.2f}"
+
+
+def _by_metric(points: list[Point], metrics: list[str]) -> Table:
+    """A line for each subject of each point, a column for each metric."""
     lines = [
-        [
-            name,
-            f"{run.idle_kib[name] / 1024:.1f}",
-            f"{run.after_kib[name] / 1024:.1f}",
-            f"{run.ready_s[name] * 1000:.0f}",
-        ]
-        for name in run.daemons
+        [point.row, point.case, name, *[number(cell.median(metric)) if cell.has(metric) else "" for metric in metrics]]
+        for point in points
+        for name, cell in point.cells.items()
     ]
-    return _table(["daemon", "idle, MiB", "after the run, MiB", "start to socket, ms"], lines)
+    return Table(["row", "case", "daemon", *[_unit(metric) for metric in metrics]], lines)
 
 
-def _mark(value: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
-    good = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
-    return f"{value:.2f}" if good else f"**{value:.2f}**"
+def _unit(metric: str) -> str:
+    name, _, unit = metric.rpartition("_")
+    units = {"us": "µs", "ms": "ms", "s": "s", "mib": "MiB"}
+    return f"{name.replace('_', ' ')}, {units[unit]}" if name and unit in units else metric.replace("_", " ")
+
+
+READING: Final = """\
+Figures are medians of the turns, ± half the distance of the quartiles; a ratio is the median over pairs of neighbouring
+turns. Bold: slower or dearer than the other. "bare": the same system calls (or programs) on the same directory without
+any daemon, in the same run; "bare share": their part of the faster anchor's processor time. "front-end": the processor
+that the load generator used itself; near 100 % it is the limit."""
 
 
 def markdown(run: Run) -> str:
     """The whole run as Markdown."""
-    front_end = "polls" if run.polling else "sleeps while it waits"
-    daemons = "\n".join(f"* `{name}`: `{command}`" for name, command in run.daemons.items())
-    return f"""\
-Made by `{run.command}`
-
-on {run.machine}; load averages {run.load}. The front-end {front_end}; {run.rounds} turns of
-{run.seconds} s for each daemon at each line, in alternation. Figures are medians of the turns, ± half the distance of
-the quartiles; ratios are medians over pairs of neighbouring turns. Bold: misses its bar.
-
-{daemons}
-
-### Operations a second (bar: at least 1.00 times)
-
-{rates(run)}
-
-### Processor time of the daemon, µs an operation (bar: getattr and lookup at most 0.50 times, else 1.00)
-
-{costs(run)}
-
-### Latency of a request, µs: p50 / p99 / p99.9
-
-{latencies(run)}
-
-### Memory (RssAnon) and start
-
-{memory(run)}
-"""
+    parts = [
+        "Made by\n\n" + "\n".join(f"    {command}" for command in run.commands),
+        f"on {run.machine}; load averages {run.load}.",
+        "\n".join(f"* `{name}`: `{command}`" for name, command in run.daemons.items()),
+        "\n".join(f"* {name}: {how}" for name, how in run.settings.items()),
+        READING,
+        *(["Left out:\n\n" + "\n".join(f"* {note}" for note in run.notes)] if run.notes else []),
+        "### The bars",
+        bars(run).markdown(),
+    ]
+    for of in run.sets():
+        for title, table in tables(run, of):
+            parts += [f"### {of}: {title}", table.markdown()]
+    return "\n\n".join(parts) + "\n"

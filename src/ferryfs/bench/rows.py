@@ -8,20 +8,24 @@ costs a Linux guest no FORGET (its dentry stays), so the rows send none; one tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from ferryfs.bench import bare
 from ferryfs.bench.guest import BenchGuest, pages, request
+from ferryfs.bench.share import ENTRIES, FILE_BYTES, FILES, STREAM_BYTES, XATTR, spread
 from ferryfs.frontend.load import LoadRequest
 from ferryfs.wire.fuse import (
     CREATE_IN,
     ENTRY_OUT,
     FATTR_MODE,
     FORGET_IN,
+    FSYNC_IN,
     GETATTR_IN,
+    GETXATTR_IN,
     IN_HEADER,
     MKDIR_IN,
     OPEN_IN,
@@ -30,58 +34,34 @@ from ferryfs.wire.fuse import (
     RELEASE_IN,
     RENAME2_IN,
     SETATTR_IN,
+    STATX_IN,
     WRITE_IN,
     Op,
 )
 
-FILES: Final = 2000
-FILE_BYTES: Final = 4096
-ENTRIES: Final = 1000
-STREAM_BYTES: Final = 64 << 20
-LANES_MAX: Final = 64
-ENOENT: Final = 2
-
 Lane = list[LoadRequest]
+Lanes = Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One operation under measurement.
 
-    ``lanes`` makes that many lanes for a guest, and may hold files open meanwhile. ``requests``: how many answers of a
-    lane are one operation, 0 for all of them. ``timed``: the position in an operation whose latency is reported.
-    ``bytes``: that it moves.
+    ``lanes`` makes that many lanes for a guest, and may hold files open meanwhile. ``bare``: the system calls that the
+    operation needs at least. ``requests``: how many answers of a lane are one operation, 0 for all of them. ``timed``:
+    the position in an operation whose latency is reported. ``bytes``: that it moves. ``depths``: not as many requests
+    in flight as asked for, but these. ``options``: that the daemons need for it.
     """
 
     name: str
     what: str
-    lanes: Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]
+    lanes: Lanes
+    bare: Callable[[bare.BareShare], list[bare.Operation]]
     requests: int = 1
     timed: int = 0
     bytes: int = 0
-
-
-def prepare(share: Path, names: list[str]) -> None:
-    """Fills an empty directory with what the rows need; ``names``: of the daemons, for folders of their own."""
-    for folder, count in (("files", FILES), ("entries", ENTRIES)):
-        (share / folder).mkdir()
-        for i in range(count):
-            # Names of one length: every directory entry takes the same room.
-            (share / folder / f"file{i:04}").write_bytes(
-                os.urandom(64) * (FILE_BYTES // 64) if folder == "files" else b""
-            )
-    for i in range(LANES_MAX):
-        (share / "files" / f"link{i:04}").symlink_to(f"file{i:04}")
-    block = os.urandom(1 << 20)
-    with (share / "stream").open("wb") as stream:
-        for _ in range(STREAM_BYTES >> 20):
-            stream.write(block)
-    for name in names:
-        own = share / f"own-{name}"
-        own.mkdir()
-        for i in range(LANES_MAX):
-            (own / f"data{i:04}").write_bytes(block)
-            (own / f"move{i:04}").write_bytes(b"")
+    depths: tuple[int, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def _one(op: Op, nodeid: int, *parts: bytes, room: int | None = None, error: int = 0) -> LoadRequest:
@@ -97,9 +77,7 @@ def _own(guest: BenchGuest) -> int:
     return guest.walk(f"own-{guest.name}")
 
 
-def _simple(
-    make: Callable[[BenchGuest, int], Lane],
-) -> Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]:
+def _simple(make: Callable[[BenchGuest, int], Lane]) -> Lanes:
     """Lanes that need nothing kept open: ``make`` gives the lane of a number."""
 
     @contextlib.contextmanager
@@ -113,6 +91,10 @@ def _getattr(guest: BenchGuest, i: int) -> Lane:
     return [_one(Op.GETATTR, guest.walk(_file(i)), GETATTR_IN.pack())]
 
 
+def _statx(guest: BenchGuest, i: int) -> Lane:
+    return [_one(Op.STATX, guest.walk(_file(i)), STATX_IN.pack(sx_mask=0x7FF))]
+
+
 def _lookup_hit(guest: BenchGuest, i: int) -> Lane:
     folder = guest.walk("files")
     guest.walk(_file(i))
@@ -120,11 +102,15 @@ def _lookup_hit(guest: BenchGuest, i: int) -> Lane:
 
 
 def _lookup_miss(guest: BenchGuest, i: int) -> Lane:
-    return [_one(Op.LOOKUP, guest.walk("files"), f"none{i:04}\0".encode(), error=ENOENT)]
+    return [_one(Op.LOOKUP, guest.walk("files"), f"none{i:04}\0".encode(), error=errno.ENOENT)]
 
 
 def _readlink(guest: BenchGuest, i: int) -> Lane:
     return [_one(Op.READLINK, guest.walk(f"files/link{i:04}"), room=4095)]
+
+
+def _getxattr(guest: BenchGuest, i: int) -> Lane:
+    return [_one(Op.GETXATTR, guest.walk(_file(i)), GETXATTR_IN.pack(size=64), XATTR + b"\0", room=64)]
 
 
 def _setattr(guest: BenchGuest, i: int) -> Lane:
@@ -194,36 +180,37 @@ def _rename(guest: BenchGuest, i: int) -> Lane:
     return [_one(Op.RENAME2, folder, head, *names), _one(Op.RENAME2, folder, head, *reversed(names))]
 
 
-def _small_files(guest: BenchGuest, i: int) -> Lane:
-    """LOOKUP, OPEN, READ and RELEASE of many different files."""
+@contextlib.contextmanager
+def _small_files(guest: BenchGuest, count: int) -> Iterator[list[Lane]]:
+    """LOOKUP, OPEN, READ and RELEASE of every file: each lane takes its share of them."""
     folder = guest.walk("files")
-    lane: Lane = []
-    for k in range(i, FILES, FILES // 30):
-        at = len(lane)
-        nodeid = guest.walk(_file(k))
-        read = request(Op.READ, nodeid, READ_IN.pack(size=FILE_BYTES, flags=os.O_RDONLY))
-        lane += [
-            _one(Op.LOOKUP, folder, f"file{k:04}\0".encode()),
-            _one(Op.OPEN, nodeid, OPEN_IN.pack(flags=os.O_RDONLY)),
-            LoadRequest(read, [OUT_HEADER.size, FILE_BYTES], patch=[(at + 1, OPEN_FH, BODY_FH)]),
-            _release(nodeid, at + 1, OPEN_FH, os.O_RDONLY),
-        ]
-    return lane
+    lanes: list[Lane] = []
+    for i in range(count):
+        lane: Lane = []
+        for k in range(i, FILES, count):
+            at = len(lane)
+            nodeid = guest.lookup(folder, f"file{k:04}")
+            read = request(Op.READ, nodeid, READ_IN.pack(size=FILE_BYTES, flags=os.O_RDONLY))
+            lane += [
+                _one(Op.LOOKUP, folder, f"file{k:04}\0".encode()),
+                _one(Op.OPEN, nodeid, OPEN_IN.pack(flags=os.O_RDONLY)),
+                LoadRequest(read, [OUT_HEADER.size, FILE_BYTES], patch=[(at + 1, OPEN_FH, BODY_FH)]),
+                _release(nodeid, at + 1, OPEN_FH, os.O_RDONLY),
+            ]
+        lanes.append(lane)
+    yield lanes
 
 
-def _reading(size: int, *, random: bool) -> Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]:
+def _reading(size: int, *, random: bool) -> Lanes:
     @contextlib.contextmanager
     def lanes(guest: BenchGuest, count: int) -> Iterator[list[Lane]]:
         nodeid = guest.walk("stream")
         # Not more than fits into guest memory with 64 lanes; lanes read different parts of the file.
         each = max(1, min(64, (1 << 21) // size // max(1, count // 32)))
-        blocks = STREAM_BYTES // size
         with guest.opened(nodeid, os.O_RDONLY) as fh:
             result = []
             for i in range(count):
-                first = i * blocks // count
-                # 7919 is prime: a walk in such steps meets every block before it meets one again.
-                order = [(first + k * (7919 if random else 1)) % blocks for k in range(each)]
+                order = spread(STREAM_BYTES // size, i, count, each, random=random)
                 result.append(
                     [
                         LoadRequest(
@@ -240,7 +227,7 @@ def _reading(size: int, *, random: bool) -> Callable[[BenchGuest, int], contextl
     return lanes
 
 
-def _writing(size: int) -> Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]:
+def _writing(size: int, *, random: bool = False) -> Lanes:
     @contextlib.contextmanager
     def lanes(guest: BenchGuest, count: int) -> Iterator[list[Lane]]:
         folder = _own(guest)
@@ -253,7 +240,7 @@ def _writing(size: int) -> Callable[[BenchGuest, int], contextlib.AbstractContex
                 nodeid = guest.lookup(folder, f"data{i:04}")
                 fh = stack.enter_context(guest.opened(nodeid, os.O_RDWR))
                 lane = []
-                for k in range(each):
+                for k in spread((1 << 20) // size, 0, 1, each, random=random):
                     body = WRITE_IN.pack(fh=fh, offset=k * size, size=size, flags=os.O_RDWR)
                     head = IN_HEADER.pack(len=IN_HEADER.size + len(body) + size, opcode=Op.WRITE, nodeid=nodeid, pid=1)
                     lane.append(LoadRequest([head, body, *cut], [OUT_HEADER.size, 8]))
@@ -263,7 +250,19 @@ def _writing(size: int) -> Callable[[BenchGuest, int], contextlib.AbstractContex
     return lanes
 
 
-def _listing(op: Op, size: int) -> Callable[[BenchGuest, int], contextlib.AbstractContextManager[list[Lane]]]:
+@contextlib.contextmanager
+def _fsync(guest: BenchGuest, count: int) -> Iterator[list[Lane]]:
+    folder = _own(guest)
+    with contextlib.ExitStack() as stack:
+        result: list[Lane] = []
+        for i in range(count):
+            nodeid = guest.lookup(folder, f"data{i:04}")
+            fh = stack.enter_context(guest.opened(nodeid, os.O_RDWR))
+            result.append([_one(Op.FSYNC, nodeid, FSYNC_IN.pack(fh=fh))])
+        yield result
+
+
+def _listing(op: Op, size: int) -> Lanes:
     """Whole walks through a directory, ``size`` bytes a request: OPENDIR, the requests, RELEASEDIR."""
 
     @contextlib.contextmanager
@@ -281,33 +280,64 @@ def _listing(op: Op, size: int) -> Callable[[BenchGuest, int], contextlib.Abstra
     return lanes
 
 
+SIZES: Final = (("4k", 4 << 10, False), ("4k", 4 << 10, True), ("128k", 128 << 10, False), ("1M", 1 << 20, False))
+LISTED: Final = f"{ENTRIES:,} entries by 4 KiB"
+# A turn is at least one walk in every lane, so that more lanes would only make it longer.
+LISTING_DEPTHS: Final = (1, 16)
+
 ROWS: Final = (
-    Row("getattr", "GETATTR of a known file", _simple(_getattr)),
-    Row("lookup hit", "LOOKUP of a name that the guest knows", _simple(_lookup_hit)),
-    Row("lookup miss", "LOOKUP of a name that does not exist", _simple(_lookup_miss)),
-    Row("readlink", "READLINK", _simple(_readlink)),
-    Row("setattr", "SETATTR of the mode", _simple(_setattr)),
-    Row("open+release", "OPEN for reading, RELEASE", _simple(_open_release), requests=2),
-    Row("create+unlink", "CREATE, RELEASE, UNLINK, FORGET", _simple(_create_unlink), requests=3),
-    Row("mkdir+rmdir", "MKDIR, RMDIR, FORGET", _simple(_mkdir_rmdir), requests=2),
-    Row("symlink+unlink", "SYMLINK, UNLINK, FORGET", _simple(_symlink_unlink), requests=2),
-    Row("rename", "RENAME2 inside of a directory", _simple(_rename)),
-    Row("small file", "LOOKUP, OPEN, READ 4k, RELEASE of 2,000 files", _simple(_small_files), requests=4),
-    Row("read 4k", "READ of 4 KiB in sequence", _reading(4 << 10, random=False), bytes=4 << 10),
-    Row("read 4k random", "READ of 4 KiB anywhere in 64 MiB", _reading(4 << 10, random=True), bytes=4 << 10),
-    Row("read 128k", "READ of 128 KiB in sequence", _reading(128 << 10, random=False), bytes=128 << 10),
-    Row("read 1M", "READ of 1 MiB in sequence", _reading(1 << 20, random=False), bytes=1 << 20),
-    Row("write 4k", "WRITE of 4 KiB, overwriting", _writing(4 << 10), bytes=4 << 10),
-    Row("write 128k", "WRITE of 128 KiB, overwriting", _writing(128 << 10), bytes=128 << 10),
-    Row("write 1M", "WRITE of 1 MiB, overwriting", _writing(1 << 20), bytes=1 << 20),
+    Row("getattr", "GETATTR of a known file", _simple(_getattr), bare.getattr_),
+    Row("statx", "STATX of a known file", _simple(_statx), bare.getattr_),
+    Row("lookup hit", "LOOKUP of a name that the guest knows", _simple(_lookup_hit), bare.lookup_hit),
+    Row("lookup miss", "LOOKUP of a name that does not exist", _simple(_lookup_miss), bare.lookup_miss),
+    Row("readlink", "READLINK", _simple(_readlink), bare.readlink),
+    Row("getxattr", "GETXATTR of 16 bytes", _simple(_getxattr), bare.getxattr, options=("--xattr",)),
+    Row("setattr", "SETATTR of the mode", _simple(_setattr), bare.setattr_),
+    Row("open+release", "OPEN for reading, RELEASE", _simple(_open_release), bare.open_release, requests=2),
+    Row("create+unlink", "CREATE, RELEASE, UNLINK, FORGET", _simple(_create_unlink), bare.create_unlink, requests=3),
+    Row("mkdir+rmdir", "MKDIR, RMDIR, FORGET", _simple(_mkdir_rmdir), bare.mkdir_rmdir, requests=2),
+    Row("symlink+unlink", "SYMLINK, UNLINK, FORGET", _simple(_symlink_unlink), bare.symlink_unlink, requests=2),
+    Row("rename", "RENAME2 inside of a directory", _simple(_rename), bare.rename),
+    Row("fsync", "FSYNC of a file without changes", _fsync, bare.fsync),
+    Row("small file", f"LOOKUP, OPEN, READ 4k, RELEASE of {FILES:,} files", _small_files, bare.small_files, requests=4),
+    *[
+        Row(
+            f"read {label}{' random' * random}",
+            f"READ of {label}, {'anywhere' if random else 'in sequence'} in {STREAM_BYTES >> 20} MiB",
+            _reading(size, random=random),
+            bare.reading(size, random=random),
+            bytes=size,
+        )
+        for label, size, random in SIZES
+    ],
+    *[
+        Row(
+            f"write {label}{' random' * random}",
+            f"WRITE of {label} over what is there, {'anywhere' if random else 'in sequence'} in 1 MiB",
+            _writing(size, random=random),
+            bare.writing(size, random=random),
+            bytes=size,
+        )
+        for label, size, random in SIZES
+    ],
     Row(
-        "readdir", f"OPENDIR, READDIR of {ENTRIES} entries by 4 KiB, RELEASEDIR", _listing(Op.READDIR, 4096), requests=0
+        "readdir",
+        f"OPENDIR, READDIR of {LISTED}, RELEASEDIR",
+        _listing(Op.READDIR, 4096),
+        bare.readdir,
+        requests=0,
+        timed=1,
+        depths=LISTING_DEPTHS,
     ),
     Row(
         "readdirplus",
-        f"OPENDIR, READDIRPLUS of {ENTRIES} entries by 4 KiB, RELEASEDIR",
+        f"OPENDIR, READDIRPLUS of {LISTED}, RELEASEDIR",
         _listing(Op.READDIRPLUS, 4096),
+        bare.readdirplus,
         requests=0,
         timed=1,
+        depths=LISTING_DEPTHS,
     ),
 )
+VARIED: Final = ("getattr", "lookup hit", "small file", "read 4k")
+"""The rows that are also measured with several queues and with a front-end that polls."""

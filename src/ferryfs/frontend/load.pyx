@@ -51,6 +51,9 @@ cdef enum:
     PATCHES = 4
     STALL_MS = 30000  # a daemon that is silent for so long has lost an answer
     SPIN = 256
+    # A cookie of the high-priority queue is a lane and a position in it.
+    LANE_SHIFT = 14
+    LANE_MOST = 1 << LANE_SHIFT
 
 cdef struct Prepared:
     Segment *segments
@@ -87,9 +90,8 @@ class LoadRequest:
 
     ``readable``: its bytes, from the header on; ``writable``: the sizes of the reply's buffers, the first one for the
     header, none for a request without an answer. ``expected_error``: the (positive) errno that counts as success.
-    ``patch``: triples (position in
-    the lane, offset in the reply to the request there, offset in this request), eight bytes each. ``hiprio``:
-    goes to the high-priority queue and is not waited for.
+    ``patch``: triples (position in the lane, offset in the reply to the request there, offset in this request), eight
+    bytes each. ``hiprio``: goes to the high-priority queue and is not waited for.
     """
 
     __slots__ = ("expected_error", "hiprio", "patch", "readable", "writable")
@@ -147,8 +149,8 @@ cdef class LoadGenerator:
         self.hiprio = hiprio
         self.ram = queue.ram
         self.unique = 2
-        if not lanes or len(lanes) > queue.size or not all(0 < len(lane) <= 256 for lane in lanes):
-            raise ValueError("at least one lane, at most as many as the queue has entries, of 1 to 256 requests")
+        if not lanes or len(lanes) > queue.size or not all(0 < len(lane) <= LANE_MOST for lane in lanes):
+            raise ValueError("at least one lane, at most as many as the queue has entries, of 1 to 16384 requests")
         self.lanes = <Lane *>calloc(<size_t>len(lanes), sizeof(Lane))
         if self.lanes == NULL:
             raise MemoryError
@@ -380,7 +382,7 @@ cdef class LoadGenerator:
                 )
                 return result if result < 0 else 0
             p.busy = True
-            cookie = <uint32_t>(index << 8 | lane.at)
+            cookie = <uint32_t>(index << LANE_SHIFT | lane.at)
             result = ring_add(
                 &self.hiprio.ring, p.segments, p.readable, p.writable, p.table, p.table_gpa, cookie
             )
@@ -400,7 +402,7 @@ cdef class LoadGenerator:
         while wanted.busy:
             head = ring_take(&self.hiprio.ring, &used, &cookie)
             if head >= 0:
-                self.lanes[cookie >> 8].requests[cookie & 255].busy = False
+                self.lanes[cookie >> LANE_SHIFT].requests[cookie & (LANE_MOST - 1)].busy = False
             elif head != -EAGAIN:
                 return head
             elif now_ns() > until:

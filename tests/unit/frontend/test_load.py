@@ -173,7 +173,7 @@ def test_lanes_that_can_not_be() -> None:
         queue = DriverQueue(ram, 4, slot_bytes=0)
         ask = LoadRequest(request(Op.GETATTR), [16])
         try:
-            for lanes in ([], [[]], [[ask]] * 5, [[ask] * 257]):
+            for lanes in ([], [[]], [[ask]] * 5, [[ask] * 16385]):
                 with pytest.raises(ValueError, match="lane"):
                     LoadGenerator(queue, lanes)
             for bad in (

@@ -1,0 +1,22 @@
+"""Bare system calls, as many of them as fit into a time: what a daemon's operation costs where there is no daemon."""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+NUMBERS: Final[dict[str, int]]
+LAST_FD: Final[int]
+
+class Call:
+    """One system call: its name, its arguments, and the errno with which it is meant to fail (0: none)."""
+
+    name: str
+    arguments: tuple[int | bytes | bytearray, ...]
+    expected_errno: int
+    def __init__(self, name: str, *arguments: int | bytes | bytearray, expected_errno: int = 0) -> None: ...
+
+@final
+class CallLoop:
+    """Operations prepared to be made as often as wanted."""
+
+    def __init__(self, operations: Sequence[Sequence[Call]]) -> None: ...
+    def run(self, seconds: float) -> tuple[int, float, float]: ...

@@ -1,0 +1,77 @@
+"""Each part of the benchmark, as short as it can be: it runs, its rows come out, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from ferryfs.bench import sets
+from ferryfs.bench.micro import names as micro_rows
+from ferryfs.bench.results import Run
+from ferryfs.cli.bench import main
+from ferryfs.errors import OptionError
+from ferryfs.guest.backend import own_daemon
+
+OWN = shlex.join([*own_daemon(), "--shared-dir={share}", "--sandbox=none"])
+
+
+def bench(tmp_path: Path, *words: str) -> Run:
+    """A run of our own daemon."""
+    files = [f"--{kind}={tmp_path / 'run'}.{kind}" for kind in ("json", "markdown", "html")]
+    # Files are written by the hundred MiB: in memory, where that can be.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as base:
+        short = (f"--share={base}", "--rounds=1", "--seconds=0.002", "--scale=0.01")
+        assert main(["--daemon", OWN, *short, *files, *words]) == 0
+        assert os.listdir(base) == [], "the shared directory is gone"
+    assert "## The bars" in (tmp_path / "run.markdown").read_text()
+    return Run.load_json(tmp_path / "run.json")
+
+
+def test_micro_rows(tmp_path: Path) -> None:
+    run = bench(tmp_path, "--in-flight=1", "--queues=1", "--front-end=sleeping")
+    rows = [row for row in micro_rows() if not any(f"The row {row!r} was left out" in note for note in run.notes)]
+    assert len(rows) >= len(micro_rows()) - 1, "a file system may lack extended attributes"
+    measured = {(cell.row, cell.subject) for cell in run.cells if cell.case == "1"}
+    assert measured == {(row, who) for row in rows for who in ("ferryfsd", "bare")}
+    assert all(cell.median("rate") > 0 for cell in run.cells)
+
+
+def test_micro_cases(tmp_path: Path) -> None:
+    """Two daemons, several queues, a front-end that polls."""
+    run = bench(tmp_path, "--rows=getattr", "--in-flight=1,64", "--queues=2", "--against", f"other={OWN}")
+    cases = {case: {cell.subject for cell in run.cells if cell.case == case} for case in (c.case for c in run.cells)}
+    alone, beside = {"ferryfsd"}, {"ferryfsd", "other", "bare"}
+    assert cases == {
+        **dict.fromkeys(["1", "64", "1, polling", "16, polling"], beside),
+        **dict.fromkeys(["16, 1 queue", "16, 2 queues"], alone),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--set", "macro"], "there is no set 'macro'"),
+        (["--rows", "getattr,nothing"], "there is no row 'nothing'"),
+        (["--in-flight", "0"], "is no list of numbers"),
+        (["--against", "virtiofsd"], "is not NAME=COMMAND"),
+        (["--against", "bare=x"], "'bare' is taken"),
+        (["--front-end", "dozing"], "neither sleeping nor polling"),
+        (["--rounds", "0"], "--rounds is 1 or more"),
+        (["--join", "none.json"], "can't be read"),
+    ],
+)
+def test_what_can_not_be_is_refused(words: list[str], what: str) -> None:
+    with pytest.raises(OptionError, match=what):
+        main(words)
+
+
+def test_parts_and_rows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--list"])
+    text = capsys.readouterr().out
+    assert all(f"{name}: {sets.part(name).ABOUT}" in text for name in sets.NAMES)
