@@ -5,11 +5,12 @@ the GIL. A call names its number and up to six arguments; a string or buffer is 
 stands for the result of the operation's latest call that opened something.
 """
 
+import os
+from array import array
+
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-
-import os
 
 cdef extern from "<sys/syscall.h>":
     enum:
@@ -17,6 +18,8 @@ cdef extern from "<sys/syscall.h>":
         SYS_readlinkat
         SYS_openat
         SYS_close
+        SYS_read
+        SYS_write
         SYS_pread64
         SYS_pwrite64
         SYS_unlinkat
@@ -45,6 +48,8 @@ NUMBERS = {
     "readlinkat": SYS_readlinkat,
     "openat": SYS_openat,
     "close": SYS_close,
+    "read": SYS_read,
+    "write": SYS_write,
     "pread": SYS_pread64,
     "pwrite": SYS_pwrite64,
     "unlinkat": SYS_unlinkat,
@@ -101,9 +106,14 @@ cdef class CallLoop:
     cdef int failed_errno
     cdef uint64_t cpu_ns
     cdef uint64_t wall_ns
+    cdef uint64_t *latencies
+    cdef uint64_t capacity
+    cdef uint64_t recorded
+    cdef bint stopping
 
     def __cinit__(self):
         self.calls = NULL
+        self.latencies = NULL
 
     def __init__(self, operations):
         cdef int at = 0, i
@@ -143,22 +153,41 @@ cdef class CallLoop:
 
     def __dealloc__(self):
         free(self.calls)
+        free(self.latencies)
 
-    def run(self, double seconds):
-        """Makes operations for so long: ``(operations, seconds, processor seconds of this thread)``. Raises OSError
-        when a call answers otherwise than expected.
+    def stop(self):
+        """Ends a run in another thread after the operation that it is at, or the next one before it begins."""
+        self.stopping = True
+
+    def run(self, double seconds, int samples=0):
+        """Makes operations for so long: ``(operations, seconds, processor seconds of this thread)``, and keeps how
+        long the first ``samples`` of them took. Raises OSError when a call answers otherwise than expected.
         """
         cdef int64_t done
+        free(self.latencies)
+        self.capacity = <uint64_t>samples
+        self.recorded = 0
+        self.latencies = <uint64_t *>calloc(self.capacity + 1, 8)
+        if self.latencies == NULL:
+            raise MemoryError
         with nogil:
             done = self._run(<uint64_t>(seconds * 1e9))
         if done < 0:
             raise OSError(self.failed_errno, f"{self.names[self.failed_at]}: {os.strerror(self.failed_errno)}")
         return done, self.wall_ns / 1e9, self.cpu_ns / 1e9
 
+    @property
+    def latencies_ns(self):
+        """Of the operations of the last run, as many as were wanted."""
+        found = array("Q")
+        found.frombytes((<uint8_t *>self.latencies)[: self.recorded * 8])
+        return found
+
     cdef int64_t _run(self, uint64_t duration) noexcept nogil:
         cdef uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID)
         cdef uint64_t start = now_ns(CLOCK_MONOTONIC)
         cdef uint64_t end = start
+        cdef uint64_t began = start
         cdef int64_t done = 0
         cdef int64_t a[6]
         cdef int64_t last = -1
@@ -182,10 +211,16 @@ cdef class CallLoop:
                 if at == self.count:
                     at = 0
                 # The clock costs a tenth of the cheapest operation: it is looked at now and then.
-                if done & 7 == 0 or call.number == SYS_fsync:
+                if self.capacity or done & 7 == 0 or call.number == SYS_fsync:
                     end = now_ns(CLOCK_MONOTONIC)
+                    if self.recorded < self.capacity:
+                        self.latencies[self.recorded] = end - began
+                        self.recorded += 1
+                    began = end
                     if end - start >= duration:
                         break
+                if self.stopping:
+                    break
         self.wall_ns = end - start
         self.cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu
         return done

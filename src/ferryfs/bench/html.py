@@ -7,7 +7,7 @@ from importlib.resources import files
 from itertools import groupby
 
 from ferryfs.bench import charts, report
-from ferryfs.bench.results import BARE, Point, Run
+from ferryfs.bench.results import Point, Run
 from ferryfs.bench.sets import NAMES, part
 
 
@@ -101,6 +101,8 @@ def _plots(run: Run, name: str) -> list[tuple[str, str]]:
             ]
     if name == "cold":
         plots.append(("Reads a second", _bars_of(run, points, "rate", "/s")))
+    if name == "fio":
+        plots.append(("Operations a second (right: faster)", _ratios(run, points, "rate")))
     return [(title, svg) for title, svg in plots if svg]
 
 
@@ -127,7 +129,7 @@ def _ratios(run: Run, points: list[Point], metric: str) -> str:
 
 
 def _ranges(run: Run, points: list[Point]) -> str:
-    subjects = [name for name in [*run.daemons, BARE] if any(_latency(p, name) for p in points)]
+    subjects = [name for name in run.subjects(points) if any(_latency(point, name) for point in points)]
     lines = [(point.row, [_latency(point, name) for name in subjects]) for point in points]
     return _key(subjects) + charts.ranges(lines, "latency", unit="µs") if subjects else ""
 
@@ -138,7 +140,7 @@ def _latency(point: Point, name: str) -> tuple[float, float] | None:
 
 
 def _bars_of(run: Run, points: list[Point], metric: str, unit: str) -> str:
-    subjects = [name for name in [*run.daemons, BARE] if any(name in point.cells for point in points)]
+    subjects = run.subjects(points)
     lines = []
     for point in points:
         cells = [point.cells.get(name) for name in subjects]

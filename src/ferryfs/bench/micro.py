@@ -26,6 +26,7 @@ from ferryfs.frontend.load import LoadGenerator, LoadResult
 
 NAME: Final = "micro"
 ABOUT: Final = "one FUSE operation after the other, driven by a compiled front-end without a kernel client"
+MOUNTS: Final = False
 WARM_UP_S: Final = 0.03
 SAMPLES: Final = 1 << 16
 VARIED_IN_FLIGHT: Final = 16

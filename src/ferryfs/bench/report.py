@@ -48,6 +48,11 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("mount_s", "Processor time of `ferryfs mount`, s"),
         Column("requests", "Requests"),
     ),
+    "fio": (
+        Column("rate", "Operations a second", ratio=True, higher_is_better=True),
+        Column("daemon_s", "Processor time of the daemon, s"),
+        Column("mount_s", "Processor time of `ferryfs mount`, s"),
+    ),
     "head-of-line": (Column("latency", "Latency of getattr beside a load, µs: p50 / p99 / p99.9"),),
 }
 LATENCY: Final = ("p50_us", "p99_us", "p999_us")
@@ -98,7 +103,7 @@ METRIC_TITLES: Final = {"scale": "Memory and cost of many inodes", "start": "Sta
 
 def _by_subject(run: Run, points: list[Point], column: Column) -> Table:
     """A column for each subject, then the ratios."""
-    subjects = [name for name in [*run.daemons, BARE] if any(name in point.cells for point in points)]
+    subjects = run.subjects(points)
     shown = [point for point in points if any(_has(cell, column.metric) for cell in point.cells.values())]
     subjects = [name for name in subjects if any(name in p.cells and _has(p.cells[name], column.metric) for p in shown)]
     others = [name for name in subjects if name not in (run.first, BARE)] if column.ratio else []

@@ -71,7 +71,7 @@ class Point:
 
     def anchors(self, first: str) -> list[Cell]:
         """The daemons that ``first`` is compared with."""
-        return [cell for name, cell in self.cells.items() if name not in (first, BARE)]
+        return [cell for name, cell in self.cells.items() if name != first and not name.startswith(BARE)]
 
     def fastest(self, first: str, metric: str, *, lowest: bool) -> Cell | None:
         """That one of the anchors which is best at a metric."""
@@ -131,6 +131,11 @@ class Run:
                 found.setdefault((cell.row, cell.case), {})[cell.subject] = cell
         for (row, case), cells in found.items():
             yield Point(of, row, case, cells)
+
+    def subjects(self, points: Iterable[Point]) -> list[str]:
+        """Whoever has a cell there: the daemons, ours first, then what stands beside them."""
+        found = dict.fromkeys(name for point in points for name in point.cells)
+        return [name for name in self.daemons if name in found] + [name for name in found if name not in self.daemons]
 
     def point(self, of: str, row: str, case: str) -> Point | None:
         """One of them, where there is one."""

@@ -1,4 +1,5 @@
-"""The parts of the benchmark, each a module with ``NAME``, ``ABOUT``, ``names()`` and ``run(plan)``."""
+"""The parts of the benchmark, each a module with ``NAME``, ``ABOUT``, ``MOUNTS`` (whether it mounts shares),
+``names()`` and ``run(plan)``."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ class Part(Protocol):
 
     NAME: str
     ABOUT: str
+    MOUNTS: bool
 
     def names(self) -> list[str]:
         """The rows."""
@@ -26,6 +28,13 @@ class Part(Protocol):
 
 _MODULES: Final = {
     "micro": "micro",
+    "cold": "cold",
+    "requests": "requests",
+    "workloads": "workloads",
+    "fio": "fio",
+    "head-of-line": "head_of_line",
+    "scale": "scale",
+    "start": "start",
 }
 NAMES: Final = tuple(_MODULES)
 

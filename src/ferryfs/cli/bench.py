@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,7 @@ from ferryfs.bench.machine import Machine, load_average
 from ferryfs.bench.plan import Daemon, Plan
 from ferryfs.bench.results import Cell, Run, join
 from ferryfs.errors import OptionError
+from ferryfs.frontend import kernel
 
 OWN: Final = "ferryfsd --shared-dir={share} --sandbox=none"
 QUICK: Final = {"rounds": 3, "seconds": 0.05, "scale": 0.1, "in_flight": "1,16", "queues": "1,2"}
@@ -25,7 +28,8 @@ SHOWN: Final = ("rate", "seconds", "p99_us", "requests_each", "ready_ms", "bytes
 def main(argv: Sequence[str]) -> int:
     """Runs the sub-command; 0."""
     args = _parser().parse_args(argv)
-    run = _joined(args.join) if args.join else _measured(args, argv)
+    with _orderly_end():
+        run = _joined(args.join) if args.join else _measured(args, argv)
     if args.compare:
         run = run.beside(Run.load_json(Path(args.compare)), args.compare)
     if args.json:
@@ -44,6 +48,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP are as Ctrl-C meanwhile: daemons, mounts and files are taken away."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def _joined(files: Sequence[str]) -> Run:
     return join((name, Run.load_json(Path(name))) for name in files)
 
@@ -51,6 +70,8 @@ def _joined(files: Sequence[str]) -> Run:
 def _measured(args: argparse.Namespace, argv: Sequence[str]) -> Run:
     parts = [sets.part(name) for name in _sets(args.set)]
     plan = _plan(args, [name for part in parts for name in part.names()])
+    if any(part.MOUNTS for part in parts):
+        kernel.own_mounts()
     base = plan.base or Path(Plan.default_base())
     machine = Machine.here(base)
     if args.compare:

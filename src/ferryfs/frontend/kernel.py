@@ -1,4 +1,4 @@
-"""The system calls of a FUSE mount that Python does not have: mount, umount2, syncfs, FUSE_DEV_IOC_CLONE."""
+"""The system calls of a FUSE mount that Python does not have: mount, umount2, syncfs, unshare, FUSE_DEV_IOC_CLONE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
 MS_NOATIME: Final = 1024
+MS_REC: Final = 1 << 14
+MS_PRIVATE: Final = 1 << 18
 MNT_DETACH: Final = 2
+CLONE_NEWNS: Final = 1 << 17
 _FUSE_DEV_IOC_CLONE: Final = 0x8004E500
 
 MOUNT_FLAGS: Final = {
@@ -32,6 +35,7 @@ MOUNT_FLAGS: Final = {
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.unshare.argtypes = [ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
 
 
@@ -94,6 +98,15 @@ def unmount(mountpoint: str, *, detach: bool = False) -> None:
     if _libc.umount2(os.fsencode(mountpoint), MNT_DETACH if detach else 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), mountpoint)
+
+
+def own_mounts() -> None:
+    """Moves this thread, and all that it starts from now on, into a mount namespace of its own. Raises SetupError.
+
+    A mount made there is in nobody else's way, and no other process that copies its namespace keeps it alive.
+    """
+    if _libc.unshare(CLONE_NEWNS) or _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
+        raise SetupError(f"No mount namespace for the mounts ({os.strerror(ctypes.get_errno())}): run this as root.")
 
 
 def sync_mount(mountpoint: str) -> None:

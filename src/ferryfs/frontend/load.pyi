@@ -49,4 +49,5 @@ class LoadGenerator:
         seconds: float | None = None,
         polling: bool = False,
         capacity: int = 1 << 20,
+        lane: int = -1,
     ) -> LoadResult: ...

@@ -130,6 +130,7 @@ cdef class LoadGenerator:
     cdef uint16_t *positions
     cdef uint64_t capacity
     cdef uint64_t recorded
+    cdef int recorded_lane  # -1: all
     cdef uint64_t done
     cdef uint64_t errors
     cdef uint64_t kicks
@@ -217,10 +218,11 @@ cdef class LoadGenerator:
             p.patches = i + 1
         return 0
 
-    def run(self, *, count=None, seconds=None, bint polling=False, int capacity=1 << 20):
+    def run(self, *, count=None, seconds=None, bint polling=False, int capacity=1 << 20, int lane=-1):
         """Runs until ``count`` answers or ``seconds`` are reached and every lane is at its end.
 
-        ``polling``: looks for answers all the time instead of being called. At most ``capacity`` latencies are kept.
+        ``polling``: looks for answers all the time instead of being called. At most ``capacity`` latencies are kept,
+        of one ``lane`` or of all.
         Raises PeerError when the back-end loses an answer or answers what was not asked.
         """
         cdef uint64_t limit = (1 << 62) if count is None else count
@@ -238,6 +240,7 @@ cdef class LoadGenerator:
             self.capacity = 0
             raise MemoryError
         self.recorded = self.done = self.errors = self.kicks = 0
+        self.recorded_lane = lane
         self.first_position = self.first_errno = 0
         start = now_ns()
         with nogil:
@@ -339,7 +342,7 @@ cdef class LoadGenerator:
         cdef uint32_t length = 0
         cdef int32_t error = 0
         cdef uint64_t unique = 0
-        if self.recorded < self.capacity:
+        if self.recorded < self.capacity and (self.recorded_lane < 0 or lane == &self.lanes[self.recorded_lane]):
             self.latencies[self.recorded] = now - p.started_ns
             self.positions[self.recorded] = <uint16_t>lane.at
             self.recorded += 1

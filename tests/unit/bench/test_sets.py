@@ -52,6 +52,20 @@ def test_micro_cases(tmp_path: Path) -> None:
     }
 
 
+def test_the_other_parts_without_a_mount(tmp_path: Path) -> None:
+    run = bench(tmp_path, "--set=cold,head-of-line,scale,start", "--scale=0.001")
+    rows = {part: {cell.row for cell in run.cells if cell.set == part} for part in run.sets()}
+    assert rows == {
+        "cold": {"read 4k random, cold"},
+        "head-of-line": {"nothing", "fsync", "cold reads", "1M writes", "readdirplus 100,000"},
+        "scale": {"inodes", "inodes, forgotten", "directory"},
+        "start": {"one daemon", "interpreter", "many daemons"},
+    }
+    assert {cell.subject for cell in run.cells if cell.set == "head-of-line"} == {"ferryfsd", "bare", "bare, woken"}
+    (ended,) = [cell for cell in run.cells if cell.row == "inodes, forgotten"]
+    assert ended.median("end_ms") > 0
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
