@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import sys
 import threading
@@ -48,6 +49,9 @@ _PRIORITIES: Final = {
     logging.DEBUG: 7,
     TRACE: 7,
 }
+PATIENCE_MS: Final = 1000
+"""How long a line waits for a full pipe on stderr to be read."""
+
 _FACILITY_USER: Final = 1 << 3
 _PROGRAM: Final = "ferryfsd"
 _DEV_LOG: Final = "/dev/log"
@@ -130,10 +134,17 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class _StderrHandler(logging.Handler):
-    """One write(2) a line, so that lines of several processes don't mix."""
+    """One write(2) a line, so that lines of several processes don't mix.
+
+    Where nobody reads the pipe, lines are left out, and counted: a guest that fills it with complaints about its requests
+    would else stop the thread that answers the front-end, and with it the machine's monitor.
+    """
 
     def __init__(self, style: LogFormat, journal: bool) -> None:
         super().__init__()
+        self._poll = select.poll()
+        self._poll.register(2, select.POLLOUT)
+        self._left_out = 0
         self._style = style
         self._journal = journal
         # Loaded now; at the first line it would be too late.
@@ -141,11 +152,19 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         data = self._line(record).encode("utf-8", "backslashreplace") + b"\n"
+        # Whoever reads gets a second once; while it does not, no further line waits for it.
+        if not self._poll.poll(0 if self._left_out else PATIENCE_MS):
+            self._left_out += 1
+            return
+        if self._left_out:
+            data = f"[{self._left_out} lines were left out: nobody read them]\n".encode() + data
+            self._left_out = 0
         try:
-            while data:
-                data = data[os.write(2, data) :]
+            while data and self._poll.poll(PATIENCE_MS):
+                # So much a pipe that is ready takes without waiting.
+                data = data[os.write(2, data[: select.PIPE_BUF]) :]
         except OSError:
-            # Whoever read stderr has gone (a full pipe blocks instead); the daemon lives without a log.
+            # Whoever read stderr has gone; the daemon lives without a log.
             return
 
     def _line(self, record: logging.LogRecord) -> str:

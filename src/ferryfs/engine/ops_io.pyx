@@ -44,6 +44,18 @@ cdef int follow_flags(Server *server, Handle *handle, uint32_t guest_flags) noex
     return 0
 
 
+cdef bint lost_flags(Server *server, Handle *handle, uint32_t guest_flags) noexcept nogil:
+    """Whether a write without O_DIRECT met an fd with it, from which it is taken now: then the write is to be tried again.
+
+    1. a page is written back, so O_DIRECT goes off, 2. a direct READ or WRITE of the same file takes it on again, 3. the page's
+    bytes are no whole blocks.
+    """
+    if guest_flags & <uint32_t>O_DIRECT or not fcntl(handle.fd, F_GETFL) & O_DIRECT:
+        return False
+    handle_set_flags(&server.handles, handle, handle.flags | O_DIRECT)
+    return follow_flags(server, handle, guest_flags) == 0
+
+
 cdef Handle *io_handle(Request *request, const ReadIn *args, int *error) noexcept nogil:
     """The open regular file of a READ or WRITE, or NULL and an error (negative)."""
     cdef Server *server = request.server
@@ -130,9 +142,11 @@ cdef int op_write(Request *request) noexcept nogil:
         return -EROFS
     if args.size > request.chain.readable_bytes - WRITE_DATA or args.size > request.head.len - WRITE_DATA:
         return -EINVAL
+    if args.offset > <uint64_t>INT64_MAX or args.size > <uint64_t>INT64_MAX - args.offset:
+        return -EFBIG
     handle = io_handle(request, &args, &result)
     if handle == NULL:
-        return result if result != -EINVAL else -EFBIG
+        return result
     # A page that is written back has its place, whatever the file's flags are now; under writeback all are such.
     if args.flags & <uint32_t>O_APPEND and not args.io_flags & FUSE_WRITE_CACHE and not server.settings.writeback:
         flags = RWF_APPEND
@@ -146,7 +160,7 @@ cdef int op_write(Request *request) noexcept nogil:
             if done < args.size:
                 continue
         elif put < 0:
-            if errno == EINTR:
+            if errno == EINTR or (errno == EINVAL and lost_flags(server, handle, args.flags)):
                 continue
             if done == 0:
                 result = -errno

@@ -1,6 +1,9 @@
 """Levels, RUST_LOG, and the journal's mark."""
 
 import os
+import select
+import subprocess
+import sys
 
 import pytest
 
@@ -52,3 +55,35 @@ def test_traceback_names_frames_and_causes_without_source() -> None:
     assert lines[-1] == "RuntimeError: the effect"
     assert "ValueError: the cause" in lines
     assert any(line.endswith("in inner") for line in lines)
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
+    """A guest fills it with malformed requests; the thread that would wait for its reader answers the front-end."""
+    program = (
+        "import logging\n"
+        "from ferryfs.cli import log, options_sources\n"
+        "log.PATIENCE_MS = 1\n"
+        "log.set_up(options_sources.load(['--shared-dir=/', '--socket-path=/s'], {}).options, {})\n"
+        "for number in range(3000):\n"
+        "    logging.getLogger('ferryfs').warning('line %d of some length', number)\n"
+        "print(flush=True)\n"
+        "input()\n"
+        "logging.getLogger('ferryfs').warning('the last')\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert select.select([process.stdout], [], [], 20)[0], "the log waits for a reader"
+        held = b""
+        while select.select([process.stderr], [], [], 0)[0]:
+            held += os.read(process.stderr.fileno(), 1 << 16)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        rest = process.stderr.read().decode()
+    kept = held.decode().splitlines()
+    assert all(f"line {number} of" in line for number, line in enumerate(kept))
+    assert 0 < len(kept) < 3000
+    assert rest.startswith(f"[{3000 - len(kept)} lines were left out: nobody read them]\n")
+    assert rest.endswith("the last\n")
