@@ -136,8 +136,8 @@ def _message(record: logging.LogRecord) -> str:
 class _StderrHandler(logging.Handler):
     """One write(2) a line, so that lines of several processes don't mix.
 
-    Where nobody reads the pipe, lines are left out, and counted: a guest that fills it with complaints about its requests
-    would else stop the thread that answers the front-end, and with it the machine's monitor.
+    Where nobody reads the pipe, lines are left out, and counted: a guest that fills it with complaints about its
+    requests would else stop the thread that answers the front-end, and with it the machine's monitor.
     """
 
     def __init__(self, style: LogFormat, journal: bool) -> None:

@@ -37,7 +37,8 @@ cdef enum:
 cdef int identify(InodeTable *table, int dir_fd, const char *name, int flags, Identity *identity) noexcept nogil:
     """Mount id and file handle of `name` in dir_fd (or of dir_fd itself, with AT_EMPTY_PATH): 0 or -errno.
 
-    handle_size is 0 where the file system makes no handles; dev and ino are not filled (identify_stat does).
+    handle_size is 0 where the file system makes no handles, and handle_type too: it counts in the hash. dev and ino are not filled
+    (identify_stat does).
     """
     cdef HandleBuffer buffer
     cdef uint64_t unique = 0
@@ -53,12 +54,14 @@ cdef int identify(InodeTable *table, int dir_fd, const char *name, int flags, Id
     if result < 0:
         if errno != EOPNOTSUPP and errno != EOVERFLOW:
             return -errno
+        identity.handle_type = 0
         identity.handle_size = 0
         return 0
     identity.mount_id = unique
     identity.handle_type = buffer.head.handle_type
     identity.handle_size = buffer.head.handle_bytes
     if identity.handle_size > MAX_HANDLE_SIZE:
+        identity.handle_type = 0
         identity.handle_size = 0
         return 0
     memcpy(identity.handle, buffer.bytes, identity.handle_size)
