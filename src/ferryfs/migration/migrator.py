@@ -8,13 +8,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Final
 
 from ferryfs.engine.device import Device
 from ferryfs.errors import FerryError, FrontendError
 from ferryfs.migration import options
 from ferryfs.migration.capture import Capture
+from ferryfs.migration.collect.pace import Pace
 from ferryfs.migration.live_destination import LiveDestination
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.restore import Restore
@@ -58,7 +58,7 @@ class Migrator:
             self._cancel = threading.Event()
             self._capture = self._new_capture()
             self._collector = threading.Thread(
-                target=_collect, args=(self._capture, self._cancel.is_set), name="migration-collect", daemon=True
+                target=_collect, args=(self._capture, self._cancel), name="migration-collect", daemon=True
             )
             self._collector.start()
 
@@ -140,14 +140,9 @@ class Migrator:
         self._pending_load = False
 
 
-def _collect(capture: Capture, cancelled: Callable[[], bool]) -> None:
+def _collect(capture: Capture, cancelled: threading.Event) -> None:
     """The thread that collects."""
     try:
-        # The guest goes first: this thread runs when nobody else wants to.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError as error:
-        _LOG.debug("the idle scheduling class can't be had: %s", error.strerror)
-    try:
-        capture.collect(cancelled)
+        capture.collect(Pace(cancelled))
     except (FerryError, OSError) as error:
         _LOG.warning("Migration: collecting in the background failed: %s.", error)

@@ -25,8 +25,8 @@ from ferryfs.migration.share import Share, is_hidden, reason_of
 
 # Slots that a thread checks in one go.
 SLOTS_AT_ONCE: Final = 4096
-# The same while the guest works: the thread runs in the idle class then, gets little of a busy machine, and is waited
-# for when collecting ends.
+# The same while the guest works: between two of these the thread rests where it has to, and is waited for when
+# collecting ends.
 SLOTS_IN_BACKGROUND: Final = 64
 NOWHERE: Final = "it has no name in the share"
 
