@@ -5,6 +5,7 @@ This is the fast road of a load, for what is in order; it judges nothing. A stre
 is left to ``restore``, which looks for it and says what became of it. So there is one place for each sentence, and none is here.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -186,6 +187,8 @@ cdef int name(Cursor *cursor, Record *record) noexcept nogil:
     return 0
 
 
+# Cleared by the collector of cycles, the buffer's owner would go before the buffer was given back.
+@cython.no_gc_clear
 cdef class Records:
     """The inodes of one state, in the stream's order: a sequence of ``state.Inode``, made when they are asked for."""
 

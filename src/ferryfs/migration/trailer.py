@@ -52,6 +52,9 @@ from ferryfs.wire.postcard import Reader, Writer
 MAGIC: Final = b"\xf5ferryfs"
 VERSION: Final = 1
 END_TAG: Final = 0
+# off_t, and what Linux takes for an errno.
+LARGEST_FILE_BYTES: Final = (1 << 63) - 1
+LARGEST_ERRNO: Final = 4095
 _END: Final = struct.Struct("<BBQI")
 _END_PAYLOAD_BYTES: Final = 12
 
@@ -192,6 +195,8 @@ def validate(trailer: Trailer, state: State) -> Trailer:
             case Unlinked(inode=inode):
                 if inode in unlinked or not _belongs(inode, record.refcount, inodes, state):
                     raise StateError(f"the trailer has an unlinked file {inode}, which the state has not, or has twice")
+                if record.size > LARGEST_FILE_BYTES:
+                    raise StateError(f"the trailer's unlinked file {inode} has {record.size} bytes, which no file has")
                 if any(not name or b"\0" in name for name, _ in record.xattrs) or b"\0" in record.target:
                     raise StateError(f"the trailer's unlinked file {inode} has a name that is empty or contains a NUL")
                 unlinked[inode] = (record, 0)
@@ -221,6 +226,8 @@ def validate(trailer: Trailer, state: State) -> Trailer:
             case LostInodes(lost):
                 if any(not _belongs(one.inode, one.refcount, inodes, state) for one in lost):
                     raise StateError("the trailer gives a reason for a lost inode that the state has not")
+                if any(one.errno > LARGEST_ERRNO for one in lost):
+                    raise StateError(f"the trailer gives an errno for a lost inode that is above {LARGEST_ERRNO}")
     _check_name_loops(trailer, state)
     return trailer
 

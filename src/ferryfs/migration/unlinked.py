@@ -15,7 +15,8 @@ from ferryfs.errors import StateError
 from ferryfs.migration.share import Share
 from ferryfs.migration.trailer_records import CONTENT_BYTES, Content, Unlinked
 
-# Extended attributes that only the privileged may set, and that are tried like the others.
+# (uid_t)-1, which no file has.
+_NOBODY: Final = 0xFFFFFFFF
 _TMPFILE_TRIES: Final = 100
 
 
@@ -110,12 +111,17 @@ def make(share: Share, record: Unlinked, pieces: list[Content]) -> int:
 def _apply(fd: int, record: Unlinked) -> None:
     """Owner, mode, attributes, times, in the order in which one does not undo the other."""
     with suppress(PermissionError):
-        os.fchown(fd, record.uid, record.gid)
+        os.fchown(fd, *_owner(record))
     os.fchmod(fd, stat.S_IMODE(record.mode))
     for name, value in record.xattrs:
         with suppress(OSError):
             os.setxattr(fd, name, value)
     os.utime(fd, ns=(record.atime_ns, record.mtime_ns))
+
+
+def _owner(record: Unlinked) -> tuple[int, int]:
+    """As chown(2) has them: the largest number means "leave it"."""
+    return -1 if record.uid == _NOBODY else record.uid, -1 if record.gid == _NOBODY else record.gid
 
 
 def _nameless_file(share: Share) -> int:
@@ -163,7 +169,7 @@ def _nameless_special(share: Share, record: Unlinked) -> int:
         os.mknod(name, stat.S_IFMT(record.mode) | 0o600, record.rdev, dir_fd=root)
     try:
         with suppress(PermissionError):
-            os.chown(name, record.uid, record.gid, dir_fd=root, follow_symlinks=False)
+            os.chown(name, *_owner(record), dir_fd=root, follow_symlinks=False)
         if not stat.S_ISLNK(record.mode):
             os.chmod(name, stat.S_IMODE(record.mode), dir_fd=root)
         os.utime(name, ns=(record.atime_ns, record.mtime_ns), dir_fd=root, follow_symlinks=False)

@@ -1,9 +1,10 @@
 """The fast road of a load against the slow one: what it takes, it reads alike; what it can't vouch for, it leaves."""
 
+import gc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from ferryfs.errors import StateError
 from ferryfs.migration import bulk, codec, state
@@ -79,6 +80,7 @@ def test_flipped_bits(path: Path) -> None:
             data[at] ^= 1 << bit
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(good_state())
 def test_any_state(value: state.State) -> None:
     data = codec.encode(value)
@@ -132,3 +134,13 @@ def test_names_that_are_not(raw: bytes) -> None:
 @pytest.mark.parametrize("raw", [b".", b"..", b"a/b", b"/", b"a\0b", b"\0"])
 def test_names_that_no_file_has(raw: bytes) -> None:
     assert bulk.parse(named(raw)) is None
+
+
+def test_a_parsed_stream_in_a_cycle(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a traceback makes them: the buffer is given back before its owner goes."""
+    cycle: list[object] = [bulk.parse(bytearray(named(b"file")))]
+    assert cycle[0] is not None
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert "SystemError" not in capfd.readouterr().err

@@ -178,6 +178,8 @@ BAD: list[tuple[list[Record], str]] = [
     ([Names((Name(5, 77, b"x"),))], "has none to be given"),
     ([Names((Name(5, 1, b"x"), Name(5, 1, b"y")))], "two names for inode 5"),
     ([Names((Name(5, 6, b"x"), Name(6, 5, b"y")))], "in a loop at inode"),
+    ([replace(FILE, size=1 << 63)], "bytes, which no file has"),
+    ([LostInodes((Lost(8, 0, 4096, ""),))], "an errno for a lost inode that is above 4095"),
     ([LostInodes((Lost(77, 0, 5, ""),))], "which the state has not|that the state has not"),
 ]
 
