@@ -175,7 +175,7 @@ class Capture:
                 location.u32(codec.LOCATION_FULL_PATH)
                 location.string(path.decode("utf-8"))
                 others[number] = location.getvalue()
-        named = {mount: path for mount, path in mounts.items() if _is_utf8(path)} if self._by_handle else {}
+        named = self._handle_mounts(mounts)
         writer = Writer()
         writer.u32(self._version())
         writer.raw(
@@ -207,6 +207,10 @@ class Capture:
                 writer.u64(mount)
                 writer.string(path.decode("utf-8"))
         return writer.getvalue()
+
+    def _handle_mounts(self, mounts: dict[int, bytes]) -> dict[int, bytes]:
+        """Those on which inodes go by handle: the state can say where they are."""
+        return {mount: path for mount, path in mounts.items() if _is_utf8(path)} if self._by_handle else {}
 
     def _mounts(self) -> dict[int, bytes]:
         """Path of each mount in the share by the id that the table has for it, the share's own first."""
@@ -292,6 +296,9 @@ class Capture:
             yield _identities(columns)
         names = [Name(*found) for found in self._live.odd_names()]
         names += [Name(number, 0, path) for number, path in findings.paths.items() if not _is_utf8(path)]
+        # Only for those whom the state has nothing better for.
+        by_handle = self._handle_mounts(mounts)
+        names = [name for name in names if not self._live.goes_by_handle(name.inode, set(by_handle))]
         # Where the next destination may find them again; the guest may have forgotten the directory before the file.
         names += [
             Name(number, parent, name)

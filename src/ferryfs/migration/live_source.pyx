@@ -577,6 +577,17 @@ cdef class LiveSource:
                     self.children[parent] -= 1
         return 0
 
+    def goes_by_handle(self, uint64_t id, set handle_mounts):
+        """Whether encode_inodes, given the same mounts, locates the inode by its handle. Raises KeyError."""
+        cdef Inode *inode = self._pin(id)
+        try:
+            return (
+                inode.handle_size > 0 and not inode.flags & INODE_INVALID
+                and self.table.mounts[inode.mount].id in handle_mounts
+            )
+        finally:
+            inode_put(self.table, inode)
+
     def odd_names(self):
         """[(nodeid, parent, name)] of inodes whose names are not UTF-8."""
         cdef uint32_t slot

@@ -70,7 +70,7 @@ class Migrator:
 
     def ring_starts(self) -> None:
         """The guest goes on: a save that is still under way would read tables that change below it."""
-        if self._direction == SAVE and self._transfer is not None:
+        if self._direction == SAVE and self._transfer is not None and self._transfer.wait(0) is Outcome.RUNNING:
             _LOG.error("Migration: a virtqueue was started while the state was being saved; the save is given up.")
             self._stop_transfer()
 

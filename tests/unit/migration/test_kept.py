@@ -259,6 +259,24 @@ def test_a_lost_file_whose_directory_was_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", MODES, ids=mode_of)
+def test_names_that_are_not_utf8(config: MigrationConfig, tmp_path: Path) -> None:
+    """Of a directory, of what is in it, and of a path through a directory that the guest does not hold."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    names = (os.fsdecode(b"caf\xe9/\xff"), os.fsdecode(b"caf\xe9/plain"), "moved")
+    for name in names:
+        (tmp_path / name).write_text("content")
+    (tmp_path / "far").mkdir()
+    with Side(tmp_path, config) as source:
+        nodes = [source.walk(name) for name in names]
+        handles = [source.guest.open(node) for node in nodes]
+        (tmp_path / "moved").rename(tmp_path / "far" / os.fsdecode(b"\xfe"))
+        with moved(source, config) as destination:
+            for node, fh in zip(nodes, handles, strict=True):
+                assert destination.read(node, fh) == b"content"
+
+
+@pytest.mark.parametrize("config", MODES, ids=mode_of)
 def test_there_and_back_many_times(config: MigrationConfig, tmp_path: Path) -> None:
     """Ten moves. A file that is out of the share for some of them is lost, passed on, and found again; nothing else is
     touched by that, and what is made meanwhile gets numbers of its own.
