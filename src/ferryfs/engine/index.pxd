@@ -61,25 +61,39 @@ cdef inline void index_place(Index *index, uint32_t hash, uint32_t slot) noexcep
     index.cells[i].slot = slot + 1
 
 
-cdef inline int index_add(Index *index, uint32_t hash, uint32_t slot) noexcept nogil:
-    """Files `slot` under `hash`; 0, or -1 when there is no memory to grow. At most seven eighths are full."""
+cdef inline int index_resize(Index *index, uint64_t cells) noexcept nogil:
+    """Moves all to so many cells, more than there are slots in it; 0, or -1 when there is no memory."""
     cdef Index larger
     cdef uint32_t i
+    if cells >= INDEX_NONE:
+        return -1
+    larger.cells = <Cell *>calloc(cells, sizeof(Cell))
+    if larger.cells == NULL:
+        return -1
+    larger.size = <uint32_t>cells
+    larger.count = index.count
+    for i in range(index.size):
+        if index.cells[i].slot != 0:
+            index_place(&larger, index.cells[i].hash, index.cells[i].slot - 1)
+    free(index.cells)
+    index[0] = larger
+    return 0
+
+
+cdef inline void index_reserve(Index *index, uint64_t more) noexcept nogil:
+    """Makes room for `more` slots at once, where there is memory: who adds so many spares the growing on the way."""
+    cdef uint64_t cells = index.count + more
+    cells += (cells >> 2) + INDEX_SMALLEST
+    if cells > index.size:
+        index_resize(index, cells)
+
+
+cdef inline int index_add(Index *index, uint32_t hash, uint32_t slot) noexcept nogil:
+    """Files `slot` under `hash`; 0, or -1 when there is no memory to grow. At most seven eighths are full."""
     cdef uint64_t cells = index.size
     if <uint64_t>index.count + 1 > cells - (cells >> 3):
-        cells = cells + (cells >> 2) if cells else INDEX_SMALLEST
-        if cells >= INDEX_NONE:
+        if index_resize(index, cells + (cells >> 2) if cells else INDEX_SMALLEST) < 0:
             return -1
-        larger.cells = <Cell *>calloc(cells, sizeof(Cell))
-        if larger.cells == NULL:
-            return -1
-        larger.size = <uint32_t>cells
-        larger.count = index.count
-        for i in range(index.size):
-            if index.cells[i].slot != 0:
-                index_place(&larger, index.cells[i].hash, index.cells[i].slot - 1)
-        free(index.cells)
-        index[0] = larger
     index_place(index, hash, slot)
     index.count += 1
     return 0

@@ -32,6 +32,8 @@ from ferryfs.engine.sys cimport (
 )
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
+from ferryfs.migration import refill
+
 
 cdef object failure(int result):
     return OSError(result, os.strerror(result))
@@ -231,7 +233,7 @@ cdef class LiveDestination:
         """Restores what ``bulk.Records`` can; what only leads to others is pinned, as by restore."""
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(threads, "migration-restore") as pool:
-            records.restore(self.device, compare, same, mount_fds, pool.map, threads)
+            refill.restore(records, self.device, compare, same, mount_fds, pool.map, threads)
         self.pinned.extend(records.pinned())
 
     def kind(self, uint64_t id):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
+from ferryfs.migration import columns
 from ferryfs.migration.numbered import numbered
 from ferryfs.migration.state import (
     MAX_FILE_HANDLE_BYTES,
@@ -251,12 +252,11 @@ def _check_identities(record: InodeIdentities, mount_count: int) -> None:
         _check_handle_bytes(shape.length)
         if shape.mount >= mount_count:
             raise StateError(f"the trailer has file handles of its mount {shape.mount}, but lists {mount_count}")
-    at = 0
-    for index, length in enumerate(record.name_lengths):
-        name = record.names[at : at + length]
-        at += length
-        if name and name_fault(name):
-            raise StateError(f"the trailer names inode {record.ids[index]} {name!r}, which {name_fault(name)}")
+    bad = columns.first_bad_name(record.name_lengths, record.names)
+    if bad >= 0:
+        at = sum(record.name_lengths[:bad])
+        name = record.names[at : at + record.name_lengths[bad]]
+        raise StateError(f"the trailer names inode {record.ids[bad]} {name!r}, which {name_fault(name)}")
 
 
 def _check_name_loops(trailer: Trailer, state: State) -> None:

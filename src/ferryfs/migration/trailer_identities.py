@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ferryfs.migration import columns
 from ferryfs.wire.postcard import Reader, Writer
 
 # Index in ``InodeIdentities.shape_of`` that means: no file handle could be made.
@@ -15,8 +14,8 @@ NO_HANDLE: Final = 255
 # How many inodes the writer puts into one IDENTITIES record: bounds what is held at a time, and keeps columns narrow.
 IDENTITIES_PER_RECORD: Final = 1 << 16
 
-_TIME_BIAS: Final = 1 << 63
-_TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+# Bytes that an item of a column takes.
+_WIDTHS: Final = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class InodeIdentities:
         writer.raw(self.shape_of)
         writer.raw(self.kinds)
         _write_column(writer, self.sizes)
-        _write_column(writer, [time + _TIME_BIAS for time in self.mtimes_ns])
+        _write_column(writer, columns.biased(self.mtimes_ns))
         writer.boolean(bool(self.parents))
         if self.parents:
             _write_column(writer, self.parents)
@@ -93,7 +92,7 @@ class InodeIdentities:
         shape_of = bytes(reader.take(count, "shapes of handles"))
         kinds = bytes(reader.take(count, "file types"))
         sizes = _read_column(reader, count, "sizes")
-        mtimes = array("q", [time - _TIME_BIAS for time in _read_column(reader, count, "times")])
+        mtimes = columns.biased(_read_column(reader, count, "times"))
         parents, name_lengths, names = array("Q"), array("Q"), b""
         if reader.boolean("whether names follow"):
             parents = _read_column(reader, count, "parents")
@@ -124,22 +123,18 @@ class InodeIdentities:
             raise reader.error("the file handles of the inodes' identities have not the length that they announce")
         if sum(self.name_lengths) != len(self.names):
             raise reader.error("the names of the inodes' identities have not the length that they announce")
-        if any(self.ids[index] >= self.ids[index + 1] for index in range(len(self.ids) - 1)):
+        if not columns.is_ascending(self.ids):
             raise reader.error("the inodes' identities are not in ascending order")
 
 
-def _write_column(writer: Writer, values: Sequence[int]) -> None:
+def _write_column(writer: Writer, values: array[int]) -> None:
     """Equal-width numbers above a base: width in bytes (0 when all are equal), base, the differences little-endian."""
-    base = min(values, default=0)
-    span = max(values, default=0) - base
-    width = next(width for width in (0, 1, 2, 4, 8) if span < 1 << (8 * width))
+    base, most = columns.bounds(values)
+    width = next(width for width in (0, *_WIDTHS) if most - base < 1 << (8 * width))
     writer.u8(width)
     writer.u64(base)
     if width:
-        items = array(_TYPECODES[width], [value - base for value in values])
-        if sys.byteorder == "big":
-            items.byteswap()
-        writer.raw(items.tobytes())
+        writer.raw(columns.narrow(values, width, base))
 
 
 def _read_column(reader: Reader, count: int, what: str) -> array[int]:
@@ -148,15 +143,9 @@ def _read_column(reader: Reader, count: int, what: str) -> array[int]:
     base = reader.u64(f"the base of {what}")
     if width == 0:
         return array("Q", [base]) * count
-    if width not in _TYPECODES:
+    if width not in _WIDTHS:
         raise reader.error(f"{what} are {width} bytes wide; it can be 0, 1, 2, 4 or 8", start)
-    items = array(_TYPECODES[width])
-    items.frombytes(reader.take(count * width, what))
-    if sys.byteorder == "big":
-        items.byteswap()
-    if base == 0 and width == 8:
-        return items
     try:
-        return array("Q", [item + base for item in items])
+        return columns.widen(reader.take(count * width, what), width, base)
     except OverflowError:
         raise reader.error(f"{what} are larger than 64 bits", start) from None
