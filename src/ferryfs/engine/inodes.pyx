@@ -169,11 +169,12 @@ cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil:
 
 
 cdef void set_hint(Inode *inode, uint64_t parent, const char *name) noexcept nogil:
-    inode.parent = parent
     if inode.name != NULL:
-        if strcmp(inode.name, name) == 0:
+        if inode.parent == parent and strcmp(inode.name, name) == 0:
             return
         free(inode.name)
+    inode.parent = parent
+    inode.flags &= <uint8_t>~INODE_PLACED
     # No memory: no hint. A migration then finds it another way.
     inode.name = strdup(name)
 

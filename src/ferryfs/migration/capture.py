@@ -8,7 +8,8 @@ have happened:
 2. the guest, or somebody on the host, renames it to "b", and makes another "a";
 3. the state says 3/"a", and the destination opens the wrong file.
 
-So nothing is believed that was not checked in the stopped phase; collecting makes the check succeed at the first try.
+So nothing is believed that was not checked in the stopped phase. Where that suffices, the directory is what is checked:
+nobody has changed it since the names in it were (``steady``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Final
 from ferryfs.errors import StateError
 from ferryfs.migration import _syscalls, codec, trailer, unlinked
 from ferryfs.migration.collect import locate
+from ferryfs.migration.collect.ground import Ground
 from ferryfs.migration.collect.locate import Findings
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
@@ -74,17 +76,19 @@ class Capture:
         self._share = share
         self._options = options
         self._by_handle = config.mode is MigrationMode.FILE_HANDLES
+        self._ground = Ground(share)
         # What collecting found beside the hints in the inode table.
         self._collected = Findings()
 
     def collect(self, cancelled: Callable[[], bool]) -> None:
         """Locates everything while the guest works on. Ends early when it is cancelled."""
         started = time.monotonic()
-        if self._by_handle or not self._live.session()[0]:
+        if not self._live.session()[0]:
             return
         self._live.begin()
         progress = Progress()
-        if locate.check(self._live, 1, cancelled, progress):
+        # Who goes by handle needs no place, but its name proves at the destination that it lies in the share.
+        if locate.check(self._live, self._ground, 1, cancelled, progress) and not self._by_handle:
             self._collected = locate.Search(self._live, self._share, cancelled, progress, Findings()).run(walks=True)
             _LOG.info(
                 "Migration: %d inodes looked at in %.1f s while the guest works on; %d are not in a directory that it "
@@ -106,6 +110,8 @@ class Capture:
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
             findings = self._confirm(cancelled, findings)
+        # In file-handles mode the destination has to have the same file system, and knows a file by its handle.
+        locate.measure(self._live, _threads(), not self._by_handle, cancelled)
         located = time.monotonic()
         files = self._live.open_files()
         lost, dead = self._sort_out(findings, files)
@@ -122,7 +128,7 @@ class Capture:
     def _locate(self, cancelled: Callable[[], bool], before: Findings) -> Findings:
         """Each inode is looked at once. Who goes by handle needs no name, so nothing is walked through for that."""
         progress = Progress()
-        locate.check(self._live, len(os.sched_getaffinity(0)), cancelled, progress)
+        locate.check(self._live, self._ground, _threads(), cancelled, progress)
         findings = locate.Search(self._live, self._share, cancelled, progress, before).run(walks=not self._by_handle)
         if cancelled():
             raise StateError("saving was cancelled")
@@ -422,6 +428,10 @@ class Capture:
             return unlinked.attributes(fd, number, refcount, False)
         finally:
             os.close(fd)
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _identities(

@@ -5,9 +5,8 @@ works on: an inode is pinned while it is looked at, and slots are looked up unde
 move as it grows. Everything that writes is for a stopped guest.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, qsort, realloc
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 import os
@@ -20,95 +19,16 @@ from ferryfs.engine.inodes cimport (
     CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_mount, find_slot, identify, identify_stat,
     inode_fd, inode_handle, inode_hint, inode_put,
 )
-from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, SYS_statx, Statx, syscall,
-)
+from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
-from ferryfs.migration.fid cimport FidBuffer, fid_of
+from ferryfs.migration.live_encode cimport encode_slots, identity_columns
+from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, UNKNOWN, Slots
+from ferryfs.migration.steady cimport measure_files, stamp_folders, take_steady, unmark_missing
 
 
 cdef enum:
     NAME_ROOM = 4096
     ROOT = 1
-    KIND_FILE = 8                   # S_IFREG >> 12
-    NO_SHAPE = 255
-
-# What is known of a slot.
-cdef enum:
-    ABSENT = 0                      # nothing that the guest holds
-    UNKNOWN = 1                     # not looked at, or not found where it was last seen
-    AT_PATH = 2                     # in the parent, under the name, that the table has
-    AT_ODD_PATH = 3                 # the same, but the name is not UTF-8
-    LEFT_OUT = 4                    # travels in the trailer alone
-
-
-cdef struct Numbered:
-    uint64_t id
-    uint32_t slot
-
-
-cdef struct Bytes:
-    uint8_t *data
-    size_t length
-    size_t room
-
-
-cdef int by_id(const void *left, const void *right) noexcept nogil:
-    cdef uint64_t a = (<const Numbered *>left).id
-    cdef uint64_t b = (<const Numbered *>right).id
-    return -1 if a < b else 1 if a > b else 0
-
-
-cdef int put(Bytes *into, const void *data, size_t length) except -1 nogil:
-    cdef size_t room = into.room
-    cdef void *grown
-    if into.length + length > room:
-        room = 2 * (into.length + length) + 4096
-        grown = realloc(into.data, room)
-        if grown == NULL:
-            with gil:
-                raise MemoryError
-        into.data = <uint8_t *>grown
-        into.room = room
-    # SAFETY: length more bytes fit, by the lines above.
-    memcpy(into.data + into.length, data, length)
-    into.length += length
-    return 0
-
-
-cdef int put_number(Bytes *into, uint64_t value, bint padded=False) except -1 nogil:
-    cdef uint8_t digits[11]
-    cdef int count = 0
-    while value > 0x7f:
-        digits[count] = <uint8_t>(value & 0x7f) | 0x80
-        value >>= 7
-        count += 1
-    digits[count] = <uint8_t>value
-    count += 1
-    if padded:
-        digits[count - 1] |= 0x80
-        digits[count] = 0
-        count += 1
-    return put(into, digits, count)
-
-
-cdef int put_signed(Bytes *into, int32_t value) except -1 nogil:
-    return put_number(into, (<uint32_t>value << 1) ^ <uint32_t>(value >> 31))
-
-
-cdef int put_handle(Bytes *into, uint64_t mount, int32_t kind, const uint8_t *handle, uint32_t size) except -1 nogil:
-    put_number(into, mount)
-    put_signed(into, kind)
-    put_number(into, size)
-    return put(into, handle, size)
-
-
-cdef object taken(Bytes *from_):
-    try:
-        return PyBytes_FromStringAndSize(<char *>from_.data, from_.length)
-    finally:
-        free(from_.data)
-        from_.data = NULL
 
 
 cdef bint is_ascii(const char *name) noexcept nogil:
@@ -146,6 +66,7 @@ cdef class LiveSource:
     cdef uint32_t *children
     cdef uint64_t *sizes
     cdef int64_t *mtimes
+    cdef int64_t *stamps
     cdef readonly uint32_t slots
 
     def __cinit__(self, Device device):
@@ -156,6 +77,7 @@ cdef class LiveSource:
         self.children = NULL
         self.sizes = NULL
         self.mtimes = NULL
+        self.stamps = NULL
 
     def __dealloc__(self):
         self._free()
@@ -165,11 +87,24 @@ cdef class LiveSource:
         free(self.children)
         free(self.sizes)
         free(self.mtimes)
+        free(self.stamps)
         self.status = NULL
         self.children = NULL
         self.sizes = NULL
         self.mtimes = NULL
+        self.stamps = NULL
         self.slots = 0
+
+    cdef Slots _known(self) noexcept nogil:
+        cdef Slots known
+        known.table = self.table
+        known.count = self.slots
+        known.status = self.status
+        known.children = self.children
+        known.sizes = self.sizes
+        known.mtimes = self.mtimes
+        known.stamps = self.stamps
+        return known
 
     cdef Inode *_at(self, uint32_t slot) noexcept nogil:
         return &self.table.chunks[slot // CHUNK][slot % CHUNK]
@@ -223,7 +158,12 @@ cdef class LiveSource:
     def begin(self):
         """Looks at the table as it is now; nothing is checked yet."""
         cdef uint32_t slot
+        cdef uint32_t stamped = self.slots
+        cdef int64_t *stamps = self.stamps
+        # What was seen of the directories stays good (``steady``): that is what collecting is for.
+        self.stamps = NULL
         self._free()
+        self.stamps = stamps
         pthread_mutex_lock(&self.table.lock)
         self.slots = self.table.slots
         pthread_mutex_unlock(&self.table.lock)
@@ -231,7 +171,12 @@ cdef class LiveSource:
         self.children = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
         self.sizes = <uint64_t *>calloc(self.slots, sizeof(uint64_t))
         self.mtimes = <int64_t *>calloc(self.slots, sizeof(int64_t))
-        if self.status == NULL or self.children == NULL or self.sizes == NULL or self.mtimes == NULL:
+        stamps = <int64_t *>realloc(self.stamps, (self.slots + 1) * sizeof(int64_t))
+        if stamps != NULL:
+            self.stamps = stamps
+            for slot in range(stamped, self.slots):
+                stamps[slot] = 0
+        if stamps == NULL or self.status == NULL or self.children == NULL or self.sizes == NULL or self.mtimes == NULL:
             self._free()
             raise MemoryError
         pthread_mutex_lock(&self.table.lock)
@@ -240,22 +185,55 @@ cdef class LiveSource:
                 self.status[slot] = UNKNOWN
         pthread_mutex_unlock(&self.table.lock)
 
-    def check(self, uint32_t first, uint32_t last):
-        """Looks whether the inodes of slots ``first`` to ``last`` are where the table says. Several threads may, each its own."""
-        cdef uint32_t slot
-        if last > self.slots:
-            last = self.slots
+    def look_at_folders(self, uint32_t first, uint32_t last, int64_t newest):
+        """Notes when the directories in slots ``first`` to ``last`` were changed, before what is in them is looked at.
+
+        A change after ``newest`` (nanoseconds) proves nothing.
+        """
+        cdef Slots known = self._known()
+        last = min(last, self.slots)
         with nogil:
-            for slot in range(first, last):
+            stamp_folders(&known, first, last, newest)
+
+    def forget_folders(self):
+        """What was noted of directories proves nothing any more."""
+        cdef uint32_t slot
+        for slot in range(self.slots):
+            self.stamps[slot] = 0
+
+    def check(self, uint32_t first, uint32_t last):
+        """Looks whether the inodes of slots ``first`` to ``last`` are where the table says. Several threads may, each its own.
+
+        What was seen in a directory that nobody has changed since is there still, and is not looked at again. How many were.
+        """
+        cdef Slots known = self._known()
+        cdef uint32_t slot
+        cdef uint32_t looked = 0
+        last = min(last, self.slots)
+        with nogil:
+            take_steady(&known, first, last)
+            # Slot 0 is the root's.
+            for slot in range(max(first, <uint32_t>1), last):
                 if self.status[slot] == UNKNOWN:
+                    looked += 1
                     self._check_slot(slot)
+            unmark_missing(&known, first, last)
+        return looked
+
+    def measure_files(self, uint32_t first, uint32_t last, bint all):
+        """Notes size and time of change of the files in slots ``first`` to ``last`` that are in place; unless ``all``, only of
+        those without a handle. The guest is stopped.
+        """
+        cdef Slots known = self._known()
+        last = min(last, self.slots)
+        with nogil:
+            measure_files(&known, first, last, all)
 
     cdef void _check_slot(self, uint32_t slot) noexcept nogil:
         """The hint may be of any age: the name in the parent must be this very inode now."""
         cdef char name[NAME_ROOM]
         cdef Identity identity
         cdef uint16_t mode = 0
-        cdef Statx st
         cdef Inode *inode
         cdef Inode *parent = NULL
         cdef uint64_t mount = 0
@@ -291,10 +269,6 @@ cdef class LiveSource:
                 self.status[slot] = AT_PATH if is_ascii(name) else UNKNOWN
                 if self.status[slot] == UNKNOWN:
                     self.status[slot] = AT_PATH if is_utf8(name) else AT_ODD_PATH
-                if inode.kind == KIND_FILE:
-                    if syscall(SYS_statx, fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0:
-                        self.sizes[slot] = st.size
-                        self.mtimes[slot] = <int64_t>st.mtime.sec * 1_000_000_000 + st.mtime.nsec
         inode_put(self.table, parent)
         inode_put(self.table, inode)
 
@@ -441,7 +415,10 @@ cdef class LiveSource:
         cdef uint32_t slot
         cdef uint32_t parent
         cdef set left = set()
-        cdef uint8_t *is_parent = <uint8_t *>calloc(self.slots + 1, 1)
+        cdef uint8_t *is_parent
+        if not numbers:
+            return left
+        is_parent = <uint8_t *>calloc(self.slots + 1, 1)
         if is_parent == NULL:
             raise MemoryError
         try:
@@ -466,6 +443,9 @@ cdef class LiveSource:
         cdef uint32_t slot
         cdef uint32_t at
         cdef uint32_t mark
+        # Neighbours mostly lie in one directory.
+        cdef uint64_t parent = 0
+        cdef uint32_t parent_slot = INDEX_NONE
         cdef uint32_t *seen = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
         if seen == NULL:
             raise MemoryError
@@ -477,35 +457,24 @@ cdef class LiveSource:
             mark = slot + 1
             while at != INDEX_NONE and seen[at] == 0 and self.status[at] in (AT_PATH, AT_ODD_PATH):
                 seen[at] = mark
-                at = find_slot(self.table, self._at(at).parent)
-                if at != INDEX_NONE and at >= self.slots:
-                    at = INDEX_NONE
+                if self._at(at).parent != parent:
+                    parent = self._at(at).parent
+                    parent_slot = find_slot(self.table, parent)
+                at = parent_slot if parent_slot < self.slots else INDEX_NONE
             if at != INDEX_NONE and seen[at] == mark and self.status[at] in (AT_PATH, AT_ODD_PATH):
                 self.status[at] = UNKNOWN
         free(seen)
         for slot in range(self.slots):
             if self.status[slot] in (AT_PATH, AT_ODD_PATH):
-                at = find_slot(self.table, self._at(slot).parent)
+                if self._at(slot).parent != parent:
+                    parent = self._at(slot).parent
+                    parent_slot = find_slot(self.table, parent)
+                at = parent_slot
                 if at >= self.slots or self.status[at] in (ABSENT, LEFT_OUT):
                     self.status[slot] = UNKNOWN
                 elif self.status[slot] == AT_PATH:
                     self.children[at] += 1
         return 0
-
-    cdef Numbered *_sorted(self, uint32_t *count, bint all) except NULL:
-        """The slots that get a record, by nodeid; with ``all`` also those that travel in the trailer alone."""
-        cdef uint32_t slot
-        cdef Numbered *numbered = <Numbered *>calloc(self.slots + 1, sizeof(Numbered))
-        if numbered == NULL:
-            raise MemoryError
-        count[0] = 0
-        for slot in range(self.slots):
-            if self.status[slot] not in (ABSENT, LEFT_OUT) or (all and self.status[slot] == LEFT_OUT):
-                numbered[count[0]].id = self._at(slot).id
-                numbered[count[0]].slot = slot
-                count[0] += 1
-        qsort(numbered, count[0], sizeof(Numbered), &by_id)
-        return numbered
 
     def encode_inodes(self, dict others, bint by_handle, set handle_mounts, bint with_handles, bint root_handle, bint trailed):
         """The ``inodes`` of a state, and how many: count and records.
@@ -513,69 +482,10 @@ cdef class LiveSource:
         ``others``: location of those not found in a parent, already encoded. ``by_handle``: FileHandle locations, on the mounts
         of ``handle_mounts``. ``with_handles``: handles for comparison, ``root_handle``: at least the root's.
         """
-        cdef Bytes out
-        cdef Numbered *numbered
-        cdef uint32_t count = 0
-        cdef uint32_t index
-        cdef Inode *inode
-        cdef uint64_t mount
-        cdef bint handled
-        cdef int status
-        out.data = NULL
-        out.length = 0
-        out.room = 0
+        cdef Slots known
         self._count_children()
-        if by_handle:
-            # Only Path locations hold references; those that go by handle are not counted.
-            self._uncount(handle_mounts)
-        numbered = self._sorted(&count, False)
-        try:
-            put_number(&out, count, trailed)
-            for index in range(count):
-                inode = self._at(numbered[index].slot)
-                status = self.status[numbered[index].slot]
-                mount = self.table.mounts[inode.mount].id
-                handled = by_handle and inode.handle_size > 0 and not inode.flags & INODE_INVALID and mount in handle_mounts
-                put_number(&out, inode.id)
-                put_number(&out, inode.nlookup + self.children[numbered[index].slot])
-                if inode.id == ROOT:
-                    put_number(&out, 0)
-                elif inode.id in others:
-                    location = <bytes>others[inode.id]
-                    put(&out, <const char *>location, len(location))
-                elif handled:
-                    put_number(&out, 4)
-                    put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
-                elif status == AT_PATH:
-                    put_number(&out, 1)
-                    put_number(&out, inode.parent)
-                    put_number(&out, strlen(inode.name))
-                    put(&out, inode.name, strlen(inode.name))
-                else:
-                    put_number(&out, 2)
-                if inode.handle_size > 0 and not inode.flags & INODE_INVALID and (
-                    (with_handles and not handled) or (root_handle and inode.id == ROOT)
-                ):
-                    put_number(&out, 1)
-                    put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
-                else:
-                    put_number(&out, 0)
-            return taken(&out)
-        finally:
-            free(out.data)
-            free(numbered)
-
-    cdef int _uncount(self, set handle_mounts) except -1:
-        cdef uint32_t slot
-        cdef uint32_t parent
-        cdef Inode *inode
-        for slot in range(self.slots):
-            inode = self._at(slot)
-            if self.status[slot] == AT_PATH and inode.handle_size > 0:
-                if self.table.mounts[inode.mount].id in handle_mounts:
-                    parent = find_slot(self.table, inode.parent)
-                    self.children[parent] -= 1
-        return 0
+        known = self._known()
+        return encode_slots(&known, others, by_handle, handle_mounts, with_handles, root_handle, trailed)
 
     def goes_by_handle(self, uint64_t id, set handle_mounts):
         """Whether encode_inodes, given the same mounts, locates the inode by its handle. Raises KeyError."""
@@ -602,70 +512,8 @@ cdef class LiveSource:
         parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too;
         ``handleless``: nodeids of inodes whose handles will lead nowhere at the destination.
         """
-        cdef FidBuffer fid
-        cdef uint32_t fid_size
-        cdef Numbered *numbered
-        cdef uint32_t count = 0
-        cdef uint32_t index
-        cdef uint32_t slot
-        cdef Inode *inode
-        cdef int status
-        places = {mount: index for index, mount in enumerate(mounts)}
-        numbered = self._sorted(&count, True)
-        records = []
-        index = 0
-        try:
-            while index < count:
-                shapes = {}
-                ids, sizes, mtimes = array("Q"), array("Q"), array("q")
-                parents, lengths = array("Q"), array("Q")
-                shape_of, kinds, names, handles = bytearray(), bytearray(), bytearray(), bytearray()
-                while index < count and len(ids) < at_once:
-                    slot = numbered[index].slot
-                    inode = self._at(slot)
-                    index += 1
-                    if inode.flags & INODE_INVALID and (inode.handle_size == 0 or inode.ino != 0):
-                        continue
-                    status = self.status[slot]
-                    ids.append(inode.id)
-                    kinds.append(inode.kind)
-                    sizes.append(self.sizes[slot])
-                    mtimes.append(self.mtimes[slot])
-                    place = places.get(self.table.mounts[inode.mount].id)
-                    shape = NO_SHAPE
-                    if place is None or inode.id in handleless:
-                        pass
-                    elif inode.handle_size > 0:
-                        shape = shapes.setdefault((place, inode.handle_type, inode.handle_size, True), len(shapes))
-                        if shape >= NO_SHAPE:
-                            shape = NO_SHAPE
-                        else:
-                            handles += PyBytes_FromStringAndSize(<const char *>inode_handle(inode), inode.handle_size)
-                    elif inode.fd >= 0:
-                        # It keeps its fd, as it has no handle that can be opened.
-                        fid_size = fid_of(inode.fd, &fid)
-                        if fid_size > 0:
-                            shape = shapes.setdefault((place, fid.head.handle_type, fid_size, False), len(shapes))
-                            if shape >= NO_SHAPE:
-                                shape = NO_SHAPE
-                            else:
-                                handles += PyBytes_FromStringAndSize(<const char *>fid.bytes, fid_size)
-                    shape_of.append(shape)
-                    if named:
-                        if status in (AT_PATH, AT_ODD_PATH):
-                            parents.append(inode.parent)
-                            lengths.append(strlen(inode.name))
-                            names += <bytes>inode.name
-                        else:
-                            parents.append(0)
-                            lengths.append(0)
-                records.append((
-                    list(shapes)[:NO_SHAPE], ids, bytes(shape_of), bytes(kinds), sizes, mtimes, parents, lengths, bytes(names),
-                    bytes(handles),
-                ))
-        finally:
-            free(numbered)
-        return records
+        cdef Slots known = self._known()
+        return identity_columns(&known, mounts, named, at_once, handleless)
 
     def note_file(self, uint64_t id, uint64_t size, int64_t mtime):
         """Size and time of a file that was found some other way than under its name."""

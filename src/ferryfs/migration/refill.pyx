@@ -21,6 +21,7 @@ from ferryfs.engine.sys cimport (
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.bulk cimport FILE_HANDLE, LEFT, PATH, RESTORED, WAITING, Record, Records
 from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle
+from ferryfs.migration.columns cimport NOT_MEASURED
 from ferryfs.migration.fid cimport FidBuffer, fid_of
 
 
@@ -317,7 +318,7 @@ cdef bint is_it(Records records, Record *record, const Terms *terms, const Found
             fid_size == record.expected_size and fid.head.handle_type == record.expected_type
             and memcmp(fid.bytes, record.expected, fid_size) == 0
         )
-    if record.kind != KIND_FILE:
+    if record.kind != KIND_FILE or record.size == NOT_MEASURED:
         return True
     if found.size != record.size:
         return False

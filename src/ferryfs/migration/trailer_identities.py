@@ -11,6 +11,8 @@ from ferryfs.wire.postcard import Reader, Writer
 
 # Index in ``InodeIdentities.shape_of`` that means: no file handle could be made.
 NO_HANDLE: Final = 255
+# A size that was not looked at, because the inode's handle tells it from others.
+NOT_MEASURED: Final = (1 << 64) - 1
 # How many inodes the writer puts into one IDENTITIES record: bounds what is held at a time, and keeps columns narrow.
 IDENTITIES_PER_RECORD: Final = 1 << 16
 
@@ -46,6 +48,7 @@ class InodeIdentities:
     shape_of: bytes
     # ``st_mode >> 12``: the file type.
     kinds: bytes
+    # NOT_MEASURED: nothing is known of it, nor of its time of change.
     sizes: array[int]
     mtimes_ns: array[int]
     # The nodeid of the directory in which the source last saw it, 0 when unknown, and the name there.

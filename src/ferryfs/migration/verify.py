@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration import identity
-from ferryfs.migration.trailer_identities import NO_HANDLE, InodeIdentities
+from ferryfs.migration.trailer_identities import NO_HANDLE, NOT_MEASURED, InodeIdentities
 
 _KIND_SHIFT: Final = 12
 _FILE: Final = stat.S_IFREG >> _KIND_SHIFT
@@ -116,6 +116,8 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
     status = os.fstat(fd)
     if status.st_mode >> _KIND_SHIFT != expected.kind:
         return "a file of another type has its name"
+    if expected.size == NOT_MEASURED:
+        return ""
     if expected.kind == _FILE and status.st_size != expected.size:
         return f"it has {status.st_size} bytes here, but {expected.size} at the source"
     if clone and expected.kind == _FILE and expected.openable and status.st_mtime_ns != expected.mtime_ns:
@@ -127,4 +129,4 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
 
 def is_aged(fd: int, expected: Expected) -> bool:
     """In a copy: whether a file was changed at another time than the source's. Raises OSError."""
-    return expected.kind == _FILE and os.fstat(fd).st_mtime_ns != expected.mtime_ns
+    return expected.kind == _FILE and expected.size != NOT_MEASURED and os.fstat(fd).st_mtime_ns != expected.mtime_ns

@@ -16,6 +16,7 @@ import pytest
 
 from ferryfs.migration import capture, stream
 from ferryfs.migration.collect import locate
+from ferryfs.migration.collect.ground import Ground
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.state import FullPath, Inode, Invalid, Location, body
@@ -373,9 +374,11 @@ def test_the_guest_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     seen: list[int] = []
     real = locate.check
 
-    def check(live: LiveSource, threads: int, cancelled: Callable[[], bool], progress: Progress) -> bool:
+    def check(
+        live: LiveSource, ground: Ground, threads: int, cancelled: Callable[[], bool], progress: Progress
+    ) -> bool:
         seen.append(threads)
-        return real(live, threads, cancelled, progress)
+        return real(live, ground, threads, cancelled, progress)
 
     monkeypatch.setattr(locate, "check", check)
     with Side(tmp_path) as source:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from ferryfs.migration.collect.ground import Ground
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.collect.walk import look, walk
 from ferryfs.migration.live_source import LiveSource
@@ -58,15 +59,36 @@ class _Missing:
     ctime_ns: int
 
 
-def check(live: LiveSource, threads: int, cancelled: Callable[[], bool], progress: Progress) -> bool:
+def check(live: LiveSource, ground: Ground, threads: int, cancelled: Callable[[], bool], progress: Progress) -> bool:
     """The first way, for all inodes that are not known to be somewhere; False when it was cancelled."""
+    newest, good = ground.look()
+    if not good:
+        live.forget_folders()
+
+    def stamp(first: int, last: int) -> None:
+        live.look_at_folders(first, last, newest)
+
+    def look(first: int, last: int) -> None:
+        live.check(first, last)
+        progress.step("%d of %d inodes looked at under their last names", first, live.slots)
+
+    return _over_slots(live, threads, cancelled, stamp) and _over_slots(live, threads, cancelled, look)
+
+
+def measure(live: LiveSource, threads: int, every: bool, cancelled: Callable[[], bool]) -> None:
+    """Sizes of the files that are in place; unless ``every``, only where no handle tells them from others."""
+    _over_slots(live, threads, cancelled, lambda first, last: live.measure_files(first, last, every))
+
+
+def _over_slots(
+    live: LiveSource, threads: int, cancelled: Callable[[], bool], work: Callable[[int, int], None]
+) -> bool:
     at_once = SLOTS_AT_ONCE if threads > 1 else SLOTS_IN_BACKGROUND
     ranges = range(0, live.slots, at_once)
 
     def one(first: int) -> None:
         if not cancelled():
-            live.check(first, first + at_once)
-            progress.step("%d of %d inodes looked at under their last names", first, live.slots)
+            work(first, first + at_once)
 
     if threads <= 1 or len(ranges) <= 1:
         for first in ranges:

@@ -1,0 +1,156 @@
+"""Names in directories that nobody has changed since: believed without a look, but never when they may have changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_guest import Guest
+
+from ferryfs.migration.collect.ground import OLD_NS, TURNED_NS, Ground
+from ferryfs.migration.live_source import LiveSource
+from ferryfs.migration.share import Share
+from ferryfs.wire.fuse import Op
+
+# Change times of a moment ago prove something: a test can't wait until they are old.
+ANY = 1 << 62
+
+
+class Source:
+    """A guest that holds a few names, and what its daemon knows of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("a", "b"):
+            (root / folder).mkdir()
+            for name in ("one", "two"):
+                (root / folder / name).write_text(folder + name)
+        os.link(root / "a" / "one", root / "a" / "link")
+        self.guest = Guest(root)
+        self.nodes: dict[str, int] = {}
+        for folder in ("a", "b"):
+            self.nodes[folder] = self.guest.lookup(folder.encode())
+            for name in ("one", "two"):
+                self.nodes[f"{folder}/{name}"] = self.guest.lookup(name.encode(), self.nodes[folder])
+        self.live = LiveSource(self.guest.device)
+
+    def look(self, newest: int = ANY, *, forget: bool = False) -> int:
+        """One turn; how many names were looked at."""
+        self.live.begin()
+        if forget:
+            self.live.forget_folders()
+        self.live.look_at_folders(0, self.live.slots, newest)
+        return self.live.check(0, self.live.slots)
+
+    def unknown(self) -> set[str]:
+        lost = set(self.live.unknown())
+        return {name for name, node in self.nodes.items() if node in lost}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    made = Source(tmp_path)
+    yield made
+    made.guest.close()
+
+
+def test_what_nobody_changed_is_not_looked_at_again(source: Source) -> None:
+    assert source.look() == len(source.nodes)
+    assert source.look() == 0
+    assert source.unknown() == set()
+    assert source.look(forget=True) == len(source.nodes)
+    assert source.unknown() == set()
+
+
+def test_a_young_change_time_proves_nothing(source: Source) -> None:
+    """The next change may come within the same step of the clock."""
+    young = (source.root / "b").stat().st_ctime_ns - 1
+    source.look(young)
+    assert source.look(young) > 0
+    assert source.unknown() == set()
+
+
+def swap(root: Path) -> None:
+    os.rename(root / "a/one", root / "a/three")
+    os.rename(root / "a/two", root / "a/one")
+    os.rename(root / "a/three", root / "a/two")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "unlinked": (lambda root: (root / "a/one").unlink(), {"a/one"}),
+    "renamed": (lambda root: (root / "a/one").rename(root / "a/three"), {"a/one"}),
+    "replaced": (lambda root: (root / "b/two").rename(root / "a/one"), {"a/one", "b/two"}),
+    "swapped": (swap, {"a/one", "a/two"}),
+    "moved": (lambda root: (root / "a").rename(root / "c"), {"a"}),
+    "made anew": (lambda root: ((root / "a/one").unlink(), (root / "a/one").write_text("aone")), {"a/one"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_on_the_host_is_seen(source: Source, change: str) -> None:
+    work, gone = CHANGES[change]
+    source.look()
+    work(source.root)
+    source.look()
+    assert source.unknown() == gone
+    assert source.look() > 0
+    assert source.unknown() == gone
+
+
+def test_a_change_between_two_looks_at_the_directory_is_seen_in_the_next(source: Source) -> None:
+    """The directory is stamped; then a name in it changes; then its names are looked at."""
+    source.live.begin()
+    source.live.look_at_folders(0, source.live.slots, ANY)
+    (source.root / "a/new").touch()
+    source.live.check(0, source.live.slots)
+    (source.root / "a/one").rename(source.root / "a/three")
+    source.look()
+    assert source.unknown() == {"a/one"}
+
+
+def test_another_name_of_the_same_file_is_looked_at(source: Source) -> None:
+    """The mark belongs to the name that was looked at, not to the inode."""
+    source.look()
+    assert source.guest.lookup(b"link", source.nodes["a"]) == source.nodes["a/one"]
+    assert source.look() == 1
+    assert source.look() == 0
+    assert source.unknown() == set()
+
+
+def test_the_guest_renames(source: Source) -> None:
+    source.look()
+    body = source.nodes["b"].to_bytes(8, "little") + b"one\0three\0"
+    source.guest.ask(Op.RENAME, source.nodes["a"], body)
+    assert source.look() > 0
+    assert source.unknown() == set()
+    assert source.live.where(source.nodes["a/one"]) == (source.nodes["b"], b"three")
+
+
+def test_ground_shakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another mount, or a clock that was set back: nothing of before is good. No mounts to be read: nothing is."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(b"1 mount\n" * 20000)
+    fd = os.open(mounts, os.O_RDONLY)
+    try:
+        ground = Ground(Share(-1, -1, fd, "", b""))
+        newest, good = ground.look()
+        assert not good
+        assert time.time_ns() - 2 * OLD_NS < newest <= time.time_ns() - OLD_NS
+        assert ground.look()[1]
+        with mounts.open("ab") as more:
+            more.write(b"2 mounts\n")
+        assert not ground.look()[1]
+        assert ground.look()[1]
+        real = time.clock_gettime_ns
+        behind = TURNED_NS + 1
+        monkeypatch.setattr(
+            time, "clock_gettime_ns", lambda clock: real(clock) - (behind if clock == time.CLOCK_REALTIME else 0)
+        )
+        assert not ground.look()[1]
+        assert ground.look()[1]
+    finally:
+        os.close(fd)
+    assert Ground(Share(-1, -1, -1, "", b"")).look() == (0, False)
