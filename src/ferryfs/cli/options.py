@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from typing import NamedTuple, TypeVar
 
 from ferryfs.cli import options_values as values
@@ -30,6 +29,7 @@ from ferryfs.passthrough.config import (
     XattrRule,
 )
 from ferryfs.sandbox.idmappings import IdMapping
+from ferryfs.values import field, field_metadata, frozen
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ DEPRECATED = "Accepted for compatibility"
 _ternary = values.choice(Ternary)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """The daemon's options after parsing, with the defaults where nothing was given."""
 
@@ -518,7 +518,7 @@ SHORT = {
 @functools.cache
 def table() -> dict[str, Row]:
     """Field name to row, in the order of ``Options``."""
-    return {each.name: each.metadata["row"] for each in fields(Options)}
+    return {name: metadata["row"] for name, metadata in field_metadata(Options).items()}
 
 
 def flag(name: str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ferryfs.cli.options import SHORT, Options, Row, key_of, table
 from ferryfs.cli.options_legacy import legacy_settings
 from ferryfs.cli.options_values import truth
 from ferryfs.errors import OptionError
+from ferryfs.values import mutable
 
 DEFAULT_FILE = "/etc/ferryfs/ferryfsd.toml"
 PREFIX = "FERRYFSD_"
@@ -22,7 +22,7 @@ FILE_MAX = 1 << 20
 """Largest configuration file: a hundred times what all options need; a wrong path such as /dev/zero ends soon."""
 
 
-@dataclass(slots=True)
+@mutable
 class Parsed:
     """The options, where each of them comes from, and what the user should be warned about once the log is up."""
 

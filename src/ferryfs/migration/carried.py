@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from ferryfs.migration.trailer_identities import InodeIdentities
 from ferryfs.migration.trailer_records import (
@@ -19,9 +18,10 @@ from ferryfs.migration.trailer_records import (
     Unlinked,
 )
 from ferryfs.migration.verify import Identities
+from ferryfs.values import field, mutable
 
 
-@dataclass
+@mutable
 class Carried:
     """What the trailer brought, by inode or handle."""
 

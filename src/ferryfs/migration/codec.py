@@ -13,7 +13,6 @@ stream was cut exactly where the trailer begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration.state import (
@@ -32,6 +31,7 @@ from ferryfs.migration.state import (
     StateV1,
     StateV2,
 )
+from ferryfs.values import frozen
 from ferryfs.wire.postcard import Reader, Writer, is_padded
 
 # Indexes of the enums, as the reference daemon declares them.
@@ -50,7 +50,7 @@ _HANDLE_LEAST_BYTES: Final = 4
 _MOUNT_PATH_LEAST_BYTES: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decoded:
     """A state as it stood in a stream."""
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration import _syscalls
 from ferryfs.migration.trailer_records import FileSystemIdentity
+from ferryfs.values import frozen
 
 # File systems whose f_fsid names the file system itself wherever it is mounted: ext2/3/4, btrfs, ceph, tmpfs (one
 # mount for ever, on one host), bcachefs, erofs, overlayfs (of its own UUID).
@@ -30,7 +30,7 @@ STABLE_FSID_KINDS: Final = frozenset({0xEF53, 0x9123683E, 0x00C36400, 0x01021994
 _NO_HANDLE_ERRNOS: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MadeHandle:
     """A file handle as it was just made."""
 
@@ -52,7 +52,7 @@ class Sameness(enum.Enum):
     DIFFERENT = "another directory"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """Sameness, and what it rests on: the end of a sentence."""
 

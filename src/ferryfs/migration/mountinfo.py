@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from ferryfs.errors import SetupError
+from ferryfs.values import frozen
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MountEntry:
     """One line of mountinfo."""
 

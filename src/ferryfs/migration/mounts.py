@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from ferryfs.migration import _syscalls, identity
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID
 from ferryfs.migration.trailer_records import Mounts
+from ferryfs.values import field, mutable
 
 
-@dataclass
+@mutable
 class MountsHere:
     """What became of the mounts of a trailer; an index is a place in its Mounts, 0 the share's own mount."""
 

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
@@ -33,6 +32,7 @@ from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, 
 from ferryfs.migration.trailer_records import Unlinked
 from ferryfs.migration.verify import Expected, is_aged, same_file, same_kind
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError
+from ferryfs.values import mutable
 
 _LOG = logging.getLogger("ferryfs.migration")
 
@@ -50,7 +50,7 @@ AGED_NAMED: Final = 20
 MISSING_MOUNT_ERRNO: Final = errno.ENODEV
 
 
-@dataclass(slots=True)
+@mutable
 class _Wanted:
     """One inode that is to be restored."""
 

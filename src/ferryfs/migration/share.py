@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import FerryError
 from ferryfs.migration import _syscalls, identity, mountinfo
 from ferryfs.migration.trailer_records import FileSystemIdentity
+from ferryfs.values import frozen
 
 # Paths are opened step by step within the share: neither a link nor ".." leads out of it.
 INSIDE: Final = _syscalls.RESOLVE_BENEATH | _syscalls.RESOLVE_NO_SYMLINKS | _syscalls.RESOLVE_NO_MAGICLINKS
@@ -23,7 +23,7 @@ _HIDDEN: Final = {0x6969: b".nfs", 0x65735546: b".fuse_hidden"}
 _PATH_PART_BYTES: Final = 4000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """Descriptors that stay the caller's."""
 

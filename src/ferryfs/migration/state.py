@@ -8,10 +8,10 @@ these classes. Only what ``validate`` has seen may be acted upon.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ferryfs.errors import StateError
+from ferryfs.values import frozen
 
 # FUSE_ROOT_ID: the guest's name for the share's root, in every mount.
 ROOT_ID: Final = 1
@@ -24,7 +24,7 @@ MAX_NAME_BYTES: Final = 4095
 MAX_LISTED: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileHandle:
     """A file handle as name_to_handle_at(2) gives it."""
 
@@ -37,12 +37,12 @@ class FileHandle:
     handle: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RootNode:
     """The share's root. The destination opens its own shared directory for it, never one that the stream names."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Path:
     """An entry of a directory that is in the state too.
 
@@ -55,12 +55,12 @@ class Path:
     filename: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Invalid:
     """The source could not tell where the inode is. The destination has lost it: ``--migration-on-error`` decides."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FullPath:
     """A path from the share's root. Holds no reference on any parent. The destination must not leave the share."""
 
@@ -68,7 +68,7 @@ class FullPath:
     filename: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ByHandle:
     """A file handle to open. The destination finds the mount by ``StateV2.mount_paths``; an unknown mount loses the
     inode.
@@ -80,7 +80,7 @@ class ByHandle:
 Location: TypeAlias = RootNode | Path | Invalid | FullPath | ByHandle
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inode:
     """One inode that the guest knows, or that serves as the parent of one."""
 
@@ -95,7 +95,7 @@ class Inode:
     file_handle: FileHandle | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Handle:
     """One open file or directory: an ``OpenInode`` source, the only kind there is."""
 
@@ -108,7 +108,7 @@ class Handle:
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """What the guest's FUSE_INIT negotiated. The destination refuses what it was not started with."""
 
@@ -119,7 +119,7 @@ class Options:
     sup_group_extension: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateV1:
     """Version 1: everything but file handles to open."""
 
@@ -134,7 +134,7 @@ class StateV1:
     options: Options
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MountPath:
     """Where a mount of the source lies in the share."""
 
@@ -143,7 +143,7 @@ class MountPath:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateV2:
     """Version 2: version 1 and the mounts that ``ByHandle`` locations refer to."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from ferryfs.errors import StateError
 from ferryfs.migration import bulk, codec, state, trailer
 from ferryfs.migration.trailer_records import Record
+from ferryfs.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stream:
     """What a stream said, checked."""
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.errors import StateError
@@ -47,6 +46,7 @@ from ferryfs.migration.trailer_records import (
     Record,
     Unlinked,
 )
+from ferryfs.values import frozen
 from ferryfs.wire.postcard import Reader, Writer
 
 # Not UTF-8, and no beginning of anything that postcard writes behind a state.
@@ -73,7 +73,7 @@ TAGS: Final[dict[int, type[Record]]] = {
 _TAG_OF: Final = {kind: tag for tag, kind in TAGS.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trailer:
     """A trailer whose checksum was right."""
 

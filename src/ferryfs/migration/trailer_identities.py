@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration import columns
+from ferryfs.values import frozen
 from ferryfs.wire.postcard import Reader, Writer
 
 # Index in ``InodeIdentities.shape_of`` that means: no file handle could be made.
@@ -20,7 +20,7 @@ IDENTITIES_PER_RECORD: Final = 1 << 16
 _WIDTHS: Final = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HandleShape:
     """What the file handles of most inodes have in common."""
 
@@ -33,7 +33,7 @@ class HandleShape:
     openable: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class InodeIdentities:
     """Who each inode is, in columns: no Python object an inode, and read at memory speed. One item an inode in each.
 

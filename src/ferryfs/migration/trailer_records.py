@@ -6,17 +6,17 @@ further). Names and paths are bytes here, as Linux has them. Times are nanosecon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.values import frozen
 from ferryfs.wire.postcard import Reader, Writer
 
 # The most bytes that the writer puts into one CONTENT record, for the same reason.
 CONTENT_BYTES: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Negotiated:
     """What the guest and the source settled in FUSE_INIT; the guest never sends it again.
 
@@ -57,7 +57,7 @@ class Negotiated:
         return cls(major, minor, flags, max_write, max_readahead, max_pages, time_gran, options)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileSystemIdentity:
     """What tells one mounted directory from another, as far as its file system says.
 
@@ -109,7 +109,7 @@ class FileSystemIdentity:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mount:
     """A mount that the source knew in the share. The first of the record is the one that the share's root is on.
 
@@ -124,7 +124,7 @@ class Mount:
     identity: FileSystemIdentity
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mounts:
     """All mounts that the source knew, the share's own first: the identity of the share, and the known mount points."""
 
@@ -148,7 +148,7 @@ class Mounts:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unlinked:
     """An inode whose last name is gone while the guest holds it: what the destination makes a nameless file of.
 
@@ -205,7 +205,7 @@ class Unlinked:
         return cls(inode, refcount, mode, uid, gid, rdev, size, atime, mtime, has_content, target, xattrs)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Content:
     """Bytes of an unlinked file; between such records it has holes. Comes behind its Unlinked record, offsets
     ascending.
@@ -226,7 +226,7 @@ class Content:
         return cls(reader.u64("an inode number"), reader.u64("an offset"), reader.view("the content of a file"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectoryEntry:
     """One entry as READDIR would give it."""
 
@@ -237,7 +237,7 @@ class DirectoryEntry:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HalfRead:
     """A directory that the guest is reading: what it may still ask for, so that it goes on without loss or repeat.
 
@@ -279,7 +279,7 @@ class HalfRead:
         return cls(handle, start, entries, reader.boolean("whether the directory ends here"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Name:
     """Where an inode is whose name is not UTF-8; in the state it is Invalid. Holds no reference on the parent."""
 
@@ -289,7 +289,7 @@ class Name:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """Locations that the state can't express."""
 
@@ -313,7 +313,7 @@ class Names:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """An inode that could not be located, with the reason: what the guest gets for it, and the log at the
     destination.
@@ -327,7 +327,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LostInodes:
     """The inodes that are Invalid in the state and nowhere else either."""
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left
-from dataclasses import dataclass
 from typing import Final
 
 from ferryfs.migration import identity
 from ferryfs.migration.trailer_identities import NO_HANDLE, NOT_MEASURED, InodeIdentities
+from ferryfs.values import frozen
 
 _KIND_SHIFT: Final = 12
 _FILE: Final = stat.S_IFREG >> _KIND_SHIFT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expected:
     """What the source said of an inode."""
 

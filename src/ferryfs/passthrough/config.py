@@ -4,7 +4,8 @@ first request."""
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from ferryfs.values import field, frozen
 
 
 class CachePolicy(enum.Enum):
@@ -68,7 +69,7 @@ class StreamVersion(enum.Enum):
     V2 = "v2"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IdRange:
     """One ``--translate-uid``/``--translate-gid`` rule: ``count`` ids from ``guest_base`` and/or ``host_base``.
 
@@ -82,7 +83,7 @@ class IdRange:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class XattrRule:
     """One ``--xattrmap`` rule after parsing. ``scope``: client, server, all. ``action``: prefix, ok, bad, unsupported.
 
@@ -95,7 +96,7 @@ class XattrRule:
     prepend: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShareConfig:
     """Everything that a request's outcome depends on, and nothing else.
 
@@ -126,7 +127,7 @@ class ShareConfig:
     xattr_rules: tuple[XattrRule, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MigrationConfig:
     """The ``--migration-*`` options. ``unlinked`` is None when it was not given: then only find-paths carries content.
 

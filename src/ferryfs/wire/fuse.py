@@ -13,8 +13,9 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from ferryfs.values import field, frozen
 
 MAJOR: Final = 7
 MINOR: Final = 45
@@ -30,7 +31,7 @@ INVALID_ID: Final = 0xFFFFFFFF
 """uid or gid of a request that creates nothing, from an idmapped mount of the guest (``InitFlag.ALLOW_IDMAP``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """One C structure: its name in fuse.h and its fields, as ``name:code`` with a code of ``struct``.
 

@@ -15,7 +15,6 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from ferryfs.migration.collect.ground import Ground
@@ -23,6 +22,7 @@ from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.collect.walk import look, walk
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share, is_hidden, reason_of
+from ferryfs.values import field, frozen, mutable
 
 # Slots that a thread checks in one go.
 SLOTS_AT_ONCE: Final = 4096
@@ -32,7 +32,7 @@ SLOTS_IN_BACKGROUND: Final = 64
 NOWHERE: Final = "it has no name in the share"
 
 
-@dataclass
+@mutable
 class Findings:
     """What became of the inodes that are not under their last name."""
 
@@ -50,7 +50,7 @@ class Findings:
     absent: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Missing:
     """An inode that has a name somewhere."""
 
