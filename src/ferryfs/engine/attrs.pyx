@@ -1,73 +1,81 @@
 """Looking up names and reading attributes: the heart of most requests."""
 
-from libc.errno cimport EMFILE, ENFILE, ESTALE, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport EMFILE, ENFILE, ENOENT, ESTALE, errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from ferryfs.engine.fuse_abi cimport FUSE_ATTR_SUBMOUNT, Attr, EntryOut
 from ferryfs.engine.handles cimport Handle, handle_of_inode, handle_put
+from ferryfs.engine.identity cimport identify, identify_stat
+from ferryfs.engine.inode_fds cimport fds_shrink
 from ferryfs.engine.inodes cimport (
-    INODE_INVALID, Identity, Inode, fds_shrink, identify, inode_add, inode_add_open, inode_fd, inode_forget, inode_known, inode_put,
+    INODE_INVALID, KIND_SHIFT, Identity, Inode, inode_add, inode_add_open, inode_forget, inode_get, inode_get_fd,
+    inode_known, inode_put,
 )
 from ferryfs.engine.policy cimport id_to_guest
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport INIT_SUBMOUNTS, Request, Server
 from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFMT, STATX_BASIC_STATS, STATX_MNT_ID,
-    STATX_MNT_ID_UNIQUE, Statx, SYS_statx, close, makedev, openat, syscall,
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFMT, Stat, SYS_fstat, SYS_newfstatat,
+    close, openat, syscall,
 )
 
 
-cdef enum:
-    KIND_SHIFT = 12
-
-
-cdef int stat_fd(int fd, Statx *st) noexcept nogil:
+cdef int stat_fd(int fd, Stat *st) noexcept nogil:
     """Attributes of what an fd of any sort is; 0 or -errno."""
-    if syscall(SYS_statx, fd, <const char *>"", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, st) < 0:
-        return -errno
-    return 0
+    # glibc's fstat would go through newfstatat and an empty path.
+    return 0 if syscall(SYS_fstat, fd, st) == 0 else -errno
 
 
-cdef int stat_inode(Server *server, Inode *inode, Statx *st) noexcept nogil:
-    """Attributes of a pinned inode; 0 or -errno."""
+cdef int stat_open(Server *server, uint64_t nodeid, Stat *st) noexcept nogil:
+    """Attributes of an inode by an open file of it: its last name is gone, and its handle can't be opened any more. 0 or -errno."""
+    cdef Inode *inode = inode_get(&server.inodes, nodeid)
     cdef Handle *handle
-    cdef int fd = inode_fd(&server.inodes, inode)
+    cdef int result = -ESTALE
+    if inode == NULL:
+        return -ENOENT
+    handle = handle_of_inode(&server.handles, inode)
+    if handle != NULL:
+        result = stat_fd(handle.fd, st)
+        handle_put(&server.handles, &server.inodes, handle)
+    inode_put(&server.inodes, inode)
+    return result
+
+
+cdef int stat_inode(Server *server, uint64_t nodeid, Stat *st) noexcept nogil:
+    """Attributes of an inode that the guest knows; 0 or -errno."""
+    cdef Inode *inode = NULL
+    cdef int fd = inode_get_fd(&server.inodes, nodeid, &inode)
     cdef int result
-    if fd == -ESTALE:
-        # The last name is gone and its handle can't be opened any more, but the guest may still have it open.
-        handle = handle_of_inode(&server.handles, inode)
-        if handle != NULL:
-            result = stat_fd(handle.fd, st)
-            handle_put(&server.handles, &server.inodes, handle)
-            return result
     if fd < 0:
-        return fd
-    return stat_fd(fd, st)
+        return stat_open(server, nodeid, st) if fd == -ESTALE else fd
+    result = stat_fd(fd, st)
+    inode_put(&server.inodes, inode)
+    return result
 
 
-cdef void fill_attr(const Server *server, const Statx *st, Attr *attr) noexcept nogil:
+cdef void fill_attr(const Server *server, const Stat *st, Attr *attr) noexcept nogil:
     """The guest's view of attributes (struct fuse_attr), ids translated."""
-    attr.ino = st.ino
-    attr.size = st.size
-    attr.blocks = st.blocks
-    attr.atime = <uint64_t>st.atime.sec
-    attr.mtime = <uint64_t>st.mtime.sec
-    attr.ctime = <uint64_t>st.ctime.sec
-    attr.atimensec = st.atime.nsec
-    attr.mtimensec = st.mtime.nsec
-    attr.ctimensec = st.ctime.nsec
-    attr.mode = st.mode
-    attr.nlink = st.nlink
-    attr.uid = id_to_guest(server.policy.uids, server.policy.uid_count, st.uid)
-    attr.gid = id_to_guest(server.policy.gids, server.policy.gid_count, st.gid)
-    # The kernel's "new" device encoding, as FUSE wants it: minor's low byte, major, minor's rest.
-    attr.rdev = (st.rdev_minor & 0xff) | (st.rdev_major << 8) | ((st.rdev_minor & ~<uint32_t>0xff) << 12)
-    attr.blksize = st.blksize
+    attr.ino = st.st_ino
+    attr.size = st.st_size
+    attr.blocks = st.st_blocks
+    attr.atime = <uint64_t>st.st_atim.tv_sec
+    attr.mtime = <uint64_t>st.st_mtim.tv_sec
+    attr.ctime = <uint64_t>st.st_ctim.tv_sec
+    attr.atimensec = <uint32_t>st.st_atim.tv_nsec
+    attr.mtimensec = <uint32_t>st.st_mtim.tv_nsec
+    attr.ctimensec = <uint32_t>st.st_ctim.tv_nsec
+    attr.mode = st.st_mode
+    attr.nlink = <uint32_t>st.st_nlink
+    attr.uid = id_to_guest(server.policy.uids, server.policy.uid_count, st.st_uid)
+    attr.gid = id_to_guest(server.policy.gids, server.policy.gid_count, st.st_gid)
+    # The kernel's "new" device encoding, as FUSE wants it: minor's low byte, major, minor's rest. Linux has no more than 32 bits.
+    attr.rdev = <uint32_t>st.st_rdev
+    attr.blksize = <uint32_t>st.st_blksize
     attr.flags = 0
 
 
-cdef void fill_entry(const Server *server, const Inode *parent, const Inode *inode, const Statx *st, EntryOut *entry) noexcept nogil:
+cdef void fill_entry(const Server *server, const Inode *parent, const Inode *inode, const Stat *st, EntryOut *entry) noexcept nogil:
     memset(entry, 0, sizeof(EntryOut))
     entry.nodeid = inode.id
     entry.entry_valid = server.settings.entry_seconds
@@ -76,7 +84,7 @@ cdef void fill_entry(const Server *server, const Inode *parent, const Inode *ino
     entry.attr_valid_nsec = server.settings.entry_nanoseconds
     fill_attr(server, st, &entry.attr)
     if (
-        parent != NULL and inode.mount != parent.mount and st.mode & S_IFMT == S_IFDIR
+        parent != NULL and inode.mount != parent.mount and st.st_mode & S_IFMT == S_IFDIR
         and server.session.flags & INIT_SUBMOUNTS
     ):
         entry.attr.flags = FUSE_ATTR_SUBMOUNT
@@ -88,57 +96,44 @@ cdef void undo_lookup(Server *server, Inode *inode) noexcept nogil:
     inode_put(&server.inodes, inode)
 
 
-cdef int identify_open(Server *server, int fd, Identity *identity, Statx *st) noexcept nogil:
+cdef int identify_open(Server *server, int fd, Identity *identity, Stat *st) noexcept nogil:
     """Identity and attributes of one open fd, of the same inode by construction; 0 or -errno."""
-    cdef unsigned int mask = STATX_BASIC_STATS
+    cdef uint16_t mode = 0
     cdef int result = identify(&server.inodes, fd, "", AT_EMPTY_PATH, identity)
-    if result < 0:
-        return result
-    mask |= STATX_MNT_ID_UNIQUE if server.inodes.unique_mount_ids else STATX_MNT_ID
-    if syscall(SYS_statx, fd, <const char *>"", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, mask, st) < 0:
-        return -errno
-    identity.dev = makedev(st.dev_major, st.dev_minor)
-    identity.ino = st.ino
-    if identity.handle_size == 0:
-        identity.mount_id = st.mnt_id
-    return 0
+    if result == 0:
+        result = stat_fd(fd, st)
+    if result == 0:
+        identity.dev = st.st_dev
+        identity.ino = st.st_ino
+        if identity.handle_size == 0:
+            result = identify_stat(&server.inodes, fd, "", AT_EMPTY_PATH, identity, &mode)
+    return result
 
 
 cdef int find_known(
-    Server *server, Inode *parent, int parent_fd, const char *name, Statx *st, Inode **found
+    Server *server, Inode *parent, int parent_fd, const char *name, Stat *st, Inode **found
 ) noexcept nogil:
     """Looks a name up without opening anything: 1 when the guest holds the inode already (found, st), 0 when it has to be
     opened, -errno when there is no such name.
     """
     cdef Identity identity
     cdef Inode *inode
-    cdef unsigned int mask = STATX_BASIC_STATS
+    cdef uint16_t mode = 0
     cdef int result = identify(&server.inodes, parent_fd, name, 0, &identity)
+    if result == 0 and identity.handle_size == 0:
+        # No handles here, so that whatever the guest holds keeps an fd, and its number can't be another's.
+        result = identify_stat(&server.inodes, parent_fd, name, 0, &identity, &mode)
     if result < 0:
         return result
-    if identity.handle_size == 0:
-        # No handles here, so that whatever the guest holds keeps an fd, and its number can't be another's.
-        mask |= STATX_MNT_ID_UNIQUE if server.inodes.unique_mount_ids else STATX_MNT_ID
-        if syscall(SYS_statx, parent_fd, name, AT_SYMLINK_NOFOLLOW, mask, st) < 0:
-            return -errno
-        identity.mount_id = st.mnt_id
-        identity.handle_type = 0
-        identity.dev = makedev(st.dev_major, st.dev_minor)
-        identity.ino = st.ino
-        found[0] = inode_known(&server.inodes, &identity, parent.id, name)
-        return found[0] != NULL
     inode = inode_known(&server.inodes, &identity, parent.id, name)
     if inode == NULL:
         return 0
     if inode.fd >= 0:
         result = stat_fd(inode.fd, st)
-    elif syscall(SYS_statx, parent_fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, st) < 0:
+    elif syscall(SYS_newfstatat, parent_fd, name, st, AT_SYMLINK_NOFOLLOW) < 0:
         result = -errno
-    elif (
-        st.ino != inode.ino or makedev(st.dev_major, st.dev_minor) != inode.dev
-        or st.mode >> KIND_SHIFT != inode.kind
-    ):
-        # 1. the handle of `name` is made, 2. the host puts another file in its place, 3. statx sees that one.
+    elif st.st_ino != inode.ino or st.st_dev != inode.dev or st.st_mode >> KIND_SHIFT != inode.kind:
+        # 1. the handle of `name` is made, 2. the host puts another file in its place, 3. newfstatat sees that one.
         # The slow way opens the name once and asks the fd for both.
         result = 1
     if result == 0:
@@ -149,7 +144,7 @@ cdef int find_known(
 
 
 cdef int open_child(
-    Server *server, Inode *parent, int parent_fd, const char *name, Statx *st, Inode **found
+    Server *server, Inode *parent, int parent_fd, const char *name, Stat *st, Inode **found
 ) noexcept nogil:
     """Looks a name up by opening it once and asking the fd for all there is to know; 0 or -errno."""
     cdef Identity identity
@@ -163,7 +158,7 @@ cdef int open_child(
     if result < 0:
         close(fd)
         return result
-    return inode_add(&server.inodes, &identity, fd, st.mode, parent.id, name, found)
+    return inode_add(&server.inodes, &identity, fd, <uint16_t>st.st_mode, parent.id, name, found)
 
 
 cdef int find_child(
@@ -173,7 +168,7 @@ cdef int find_child(
 
     The name must have passed check_name: nothing else keeps it inside the share.
     """
-    cdef Statx st
+    cdef Stat st
     cdef Inode *inode = NULL
     cdef int result = find_known(server, parent, parent_fd, name, &st, &inode)
     if result == 0:
@@ -195,11 +190,11 @@ cdef int adopt_created(
 ) noexcept nogil:
     """As find_child, for a file that was just created and is open as `fd` (which stays the caller's)."""
     cdef Identity identity
-    cdef Statx st
+    cdef Stat st
     cdef int result = identify_open(server, fd, &identity, &st)
     if result < 0:
         return result
-    result = inode_add_open(&server.inodes, &identity, fd, st.mode, parent.id, name, found)
+    result = inode_add_open(&server.inodes, &identity, fd, <uint16_t>st.st_mode, parent.id, name, found)
     if result == 0:
         fill_entry(server, parent, found[0], &st, entry)
     return result
@@ -211,7 +206,7 @@ cdef int reply_child(Request *request, Inode *parent, int parent_fd, const char 
     `is_new`: it was just made, so there is no use in asking whether the guest knows it.
     """
     cdef EntryOut entry
-    cdef Statx st
+    cdef Stat st
     cdef Inode *inode = NULL
     cdef int result
     if is_new:

@@ -12,6 +12,7 @@ cdef enum:
     HANDLE_RELEASED = 2         # the guest has released it; it goes with its last user
     HANDLE_INVALID = 4          # lost in a migration: every access answers `error`
     HANDLE_USED = 8             # not a free slot (virtiofsd hands out fh 0, so the number does not tell)
+    HANDLE_NO_NOWAIT = 16       # its file system has no RWF_NOWAIT (tmpfs)
 
 
 # An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
@@ -67,6 +68,7 @@ cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept no
 cdef void dir_drop_rest(DirStream *dir) noexcept nogil
 cdef void dir_drop_carried(DirStream *dir) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
+cdef void handle_set_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil
 
 # For the migration, under the lock.
 cdef uint32_t take_slot(HandleTable *table) noexcept nogil

@@ -1,14 +1,15 @@
 """The table of open files and directories."""
 
 from libc.errno cimport EBADF, ENOMEM
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from ferryfs.engine.index cimport (
     INDEX_NONE, hash_u64, index_add, index_free, index_next, index_remove,
 )
-from ferryfs.engine.inodes cimport Inode, InodeTable, fds_release, inode_closed, inode_opened
+from ferryfs.engine.inode_fds cimport fds_release
+from ferryfs.engine.inodes cimport Inode, InodeTable, inode_closed, inode_opened
 from ferryfs.engine.sys cimport close
 from ferryfs.engine.threads cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -200,6 +201,13 @@ cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexce
     """Notes the guest's present flags of a used handle (it may change them by fcntl at any time)."""
     pthread_mutex_lock(&table.lock)
     handle.flags = flags
+    pthread_mutex_unlock(&table.lock)
+
+
+cdef void handle_set_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil:
+    """Notes something more (HANDLE_…) about a used handle."""
+    pthread_mutex_lock(&table.lock)
+    handle.state |= state
     pthread_mutex_unlock(&table.lock)
 
 

@@ -1,7 +1,7 @@
 # The inode table: what the guest knows by a nodeid, and how we find it on the host.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ferryfs.engine.index cimport Index
+from ferryfs.engine.index cimport INDEX_NONE, Index, hash_u64, index_next
 from ferryfs.engine.sys cimport MAX_HANDLE_SIZE
 from ferryfs.engine.threads cimport pthread_mutex_t
 
@@ -28,6 +28,7 @@ cdef enum:
     CHUNK = 1024                    # inodes allocated at a time; a chunk never moves
     MAX_MOUNTS = 4096               # different mounts with live inodes
     CLOCK_SIZE_MAX = 1024           # cached fds: the working set of a busy guest
+    KIND_SHIFT = 12                 # from a mode's S_IFMT bits to Inode.kind
 
 
 # All fields are guarded by InodeTable.lock, but for: id, mount, kind, dev, ino, handle_*, which never change while it is pinned, and
@@ -87,9 +88,8 @@ cdef int inodes_init(
 ) noexcept nogil
 cdef void inodes_close(InodeTable *table) noexcept nogil
 cdef void inodes_clear(InodeTable *table) noexcept nogil
-cdef int identify(InodeTable *table, int dir_fd, const char *name, int flags, Identity *identity) noexcept nogil
-cdef int identify_stat(InodeTable *table, int dir_fd, const char *name, int flags, Identity *identity, uint16_t *mode) noexcept nogil
 cdef Inode *inode_get(InodeTable *table, uint64_t id) noexcept nogil
+cdef int inode_get_fd(InodeTable *table, uint64_t id, Inode **found) noexcept nogil
 cdef void inode_put(InodeTable *table, Inode *inode) noexcept nogil
 cdef Inode *inode_known(InodeTable *table, const Identity *identity, uint64_t parent, const char *name) noexcept nogil
 cdef int inode_add(
@@ -98,29 +98,19 @@ cdef int inode_add(
 cdef int inode_add_open(
     InodeTable *table, const Identity *identity, int fd, uint16_t mode, uint64_t parent, const char *name, Inode **found
 ) noexcept nogil
-cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
-cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil
-cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_opened(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_closed(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_hint(InodeTable *table, Inode *inode, uint64_t parent, const char *name) noexcept nogil
-cdef int fds_reserve(InodeTable *table) noexcept nogil
-cdef void fds_release(InodeTable *table) noexcept nogil
-cdef int fds_shrink(InodeTable *table) noexcept nogil
 
 
-# For the migration, which writes the table to a stream and fills it from one. All but mount_of under the lock.
-cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t mode) noexcept nogil
-cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil
+# For the migration, which writes the table to a stream and fills it from one. All under the lock.
 cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil
-cdef uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil
 cdef uint32_t take_slot(InodeTable *table) noexcept nogil
 cdef int fill_slot(
     InodeTable *table, uint32_t slot, const Identity *identity, int mount, uint16_t mode, uint64_t id
 ) noexcept nogil
 cdef void set_hint(Inode *inode, uint64_t parent, const char *name) noexcept nogil
-cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil
 
 
 cdef inline const uint8_t *inode_handle(const Inode *inode) noexcept nogil:
@@ -128,3 +118,18 @@ cdef inline const uint8_t *inode_handle(const Inode *inode) noexcept nogil:
     if inode.handle_size <= INLINE_HANDLE:
         return inode.handle_store
     return (<const uint8_t **>inode.handle_store)[0]
+
+
+cdef inline Inode *slot_at(const InodeTable *table, uint32_t slot) noexcept nogil:
+    return &table.chunks[slot // CHUNK][slot % CHUNK]
+
+
+cdef inline uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil:
+    """The slot of a nodeid, or INDEX_NONE; under the lock."""
+    cdef uint32_t hash = hash_u64(id)
+    cdef uint32_t cursor = INDEX_NONE
+    cdef uint32_t slot
+    while True:
+        slot = index_next(&table.by_id, hash, &cursor)
+        if slot == INDEX_NONE or slot_at(table, slot).id == id:
+            return slot

@@ -1,120 +1,21 @@
-"""The inode table: nodeids, lookup counts, and how each inode is held on the host.
+"""The inode table: nodeids, lookup counts, and who uses which inode. The same file by two names is one inode."""
 
-An inode is held by its file handle where the mount and our privileges allow, else by an O_PATH fd that it keeps. Handles are
-turned into fds when needed, and a bounded cache of these fds (a clock) makes that rare. The same file by two names is one inode.
-"""
-
-from libc.errno cimport EBADF, EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, EOVERFLOW, ESTALE, errno
+from libc.errno cimport ENFILE, ENOENT, ENOMEM, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset, strcmp, strdup
+from libc.string cimport memcpy, memset, strcmp, strdup
 
-from ferryfs.engine.index cimport (
-    INDEX_NONE, hash_u64, index_add, index_free, index_next, index_remove,
-)
-from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_HANDLE_MNT_ID_UNIQUE, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW,
-    O_NONBLOCK, O_PATH, O_RDONLY, S_IFDIR, S_IFMT, S_IFREG, STATX_BASIC_STATS, STATX_MNT_ID, STATX_MNT_ID_UNIQUE,
-    SYS_name_to_handle_at, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, snprintf, syscall,
-)
+from ferryfs.engine.identity cimport hash_identity, identify, identify_stat, is_same
+from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add, index_free, index_next, index_remove
+from ferryfs.engine.inode_fds cimport cache_fd, inode_fd, open_proc
+from ferryfs.engine.mounts cimport find_mount, mount_of, unuse_mount
+from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_PATH, S_IFMT, close
 from ferryfs.engine.threads cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 
 
-cdef struct HandleBuffer:
-    file_handle head
-    uint8_t bytes[MAX_HANDLE_SIZE]
-
-
-cdef enum:
-    KIND_SHIFT = 12
-
-
-# ---- identity ------------------------------------------------------------------------------------------------------------
-
-
-cdef int identify(InodeTable *table, int dir_fd, const char *name, int flags, Identity *identity) noexcept nogil:
-    """Mount id and file handle of `name` in dir_fd (or of dir_fd itself, with AT_EMPTY_PATH): 0 or -errno.
-
-    handle_size is 0 where the file system makes no handles, and handle_type too: it counts in the hash. dev and ino are not filled
-    (identify_stat does).
-    """
-    cdef HandleBuffer buffer
-    cdef uint64_t unique = 0
-    cdef int old = 0
-    cdef long result
-    buffer.head.handle_bytes = MAX_HANDLE_SIZE
-    buffer.head.handle_type = 0
-    if table.unique_mount_ids:
-        result = syscall(SYS_name_to_handle_at, dir_fd, name, &buffer, &unique, flags | AT_HANDLE_MNT_ID_UNIQUE)
-    else:
-        result = syscall(SYS_name_to_handle_at, dir_fd, name, &buffer, &old, flags)
-        unique = <uint64_t>old
-    if result < 0:
-        if errno != EOPNOTSUPP and errno != EOVERFLOW:
-            return -errno
-        identity.handle_type = 0
-        identity.handle_size = 0
-        return 0
-    identity.mount_id = unique
-    identity.handle_type = buffer.head.handle_type
-    identity.handle_size = buffer.head.handle_bytes
-    if identity.handle_size > MAX_HANDLE_SIZE:
-        identity.handle_type = 0
-        identity.handle_size = 0
-        return 0
-    memcpy(identity.handle, buffer.bytes, identity.handle_size)
-    return 0
-
-
-cdef int identify_stat(
-    InodeTable *table, int dir_fd, const char *name, int flags, Identity *identity, uint16_t *mode
-) noexcept nogil:
-    """What statx adds to an identity: device, number and, where there is no handle, the mount id; 0 or -errno."""
-    cdef Statx st
-    cdef unsigned int mask = STATX_BASIC_STATS | (STATX_MNT_ID_UNIQUE if table.unique_mount_ids else STATX_MNT_ID)
-    if syscall(SYS_statx, dir_fd, name, flags | AT_SYMLINK_NOFOLLOW, mask, &st) < 0:
-        return -errno
-    identity.dev = makedev(st.dev_major, st.dev_minor)
-    identity.ino = st.ino
-    mode[0] = st.mode
-    if identity.handle_size == 0:
-        identity.mount_id = st.mnt_id
-    return 0
-
-
-cdef uint32_t hash_identity(const Identity *identity, uint32_t mount) noexcept nogil:
-    cdef uint64_t value = (<uint64_t>mount << 32) ^ <uint32_t>identity.handle_type
-    cdef uint64_t part
-    cdef uint32_t i = 0
-    if identity.handle_size == 0:
-        return hash_u64(hash_u64(identity.ino) ^ (<uint64_t>hash_u64(identity.dev) << 32) ^ value)
-    while i < identity.handle_size:
-        part = 0
-        memcpy(&part, identity.handle + i, identity.handle_size - i if identity.handle_size - i < 8 else 8)
-        value = (value ^ part) * <uint64_t>0xff51afd7ed558ccd
-        value ^= value >> 29
-        i += 8
-    return hash_u64(value)
-
-
-cdef bint is_same(const Inode *inode, const Identity *identity, uint32_t mount) noexcept nogil:
-    if inode.mount != mount or inode.handle_size != identity.handle_size:
-        return False
-    if identity.handle_size == 0:
-        return inode.ino == identity.ino and inode.dev == identity.dev
-    return (
-        inode.handle_type == identity.handle_type
-        and memcmp(inode_handle(inode), identity.handle, identity.handle_size) == 0
-    )
-
-
 # ---- slots (all under the lock) --------------------------------------------------------------------------------------------
-
-
-cdef inline Inode *slot_at(const InodeTable *table, uint32_t slot) noexcept nogil:
-    return &table.chunks[slot // CHUNK][slot % CHUNK]
 
 
 cdef uint32_t take_slot(InodeTable *table) noexcept nogil:
@@ -138,16 +39,6 @@ cdef uint32_t take_slot(InodeTable *table) noexcept nogil:
     return table.slots - 1
 
 
-cdef uint32_t find_slot(const InodeTable *table, uint64_t id) noexcept nogil:
-    cdef uint32_t hash = hash_u64(id)
-    cdef uint32_t cursor = INDEX_NONE
-    cdef uint32_t slot
-    while True:
-        slot = index_next(&table.by_id, hash, &cursor)
-        if slot == INDEX_NONE or slot_at(table, slot).id == id:
-            return slot
-
-
 cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil:
     cdef uint32_t hash = hash_identity(identity, mount)
     cdef uint32_t cursor = INDEX_NONE
@@ -158,14 +49,6 @@ cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uin
             return NULL
         if is_same(slot_at(table, slot), identity, mount):
             return slot_at(table, slot)
-
-
-cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil:
-    cdef uint32_t i
-    for i in range(table.mount_count):
-        if table.mounts[i].id == id and (i == 0 or table.mounts[i].inodes > 0):
-            return <int>i
-    return -1
 
 
 cdef void set_hint(Inode *inode, uint64_t parent, const char *name) noexcept nogil:
@@ -186,7 +69,6 @@ cdef int drop_if_unused(InodeTable *table, Inode *inode) noexcept nogil:
     """
     cdef int fd = inode.fd
     cdef uint32_t slot
-    cdef Mount *mount
     if inode.nlookup > 0 or inode.pins > 0 or inode.opens > 0 or inode.id == 0:
         return -1
     slot = find_slot(table, inode.id)
@@ -194,11 +76,7 @@ cdef int drop_if_unused(InodeTable *table, Inode *inode) noexcept nogil:
     # A lost inode has no identity, but for one that stands for what lies beneath its missing mount (migration).
     if not inode.flags & INODE_INVALID or inode.ino != 0:
         index_remove(&table.by_identity, inode.hash, slot)
-        mount = &table.mounts[inode.mount]
-        mount.inodes -= 1
-        if mount.inodes == 0 and inode.mount != 0 and mount.fd >= 0:
-            close(mount.fd)     # a directory's or a file's that others hold as well, or whose last user is gone: short
-            mount.fd = -1
+        unuse_mount(table, inode.mount)
     if inode.clock:
         table.clock[inode.clock - 1] = 0
     elif inode.flags & INODE_KEEPS_FD:
@@ -211,166 +89,6 @@ cdef int drop_if_unused(InodeTable *table, Inode *inode) noexcept nogil:
     table.free_slot = <uint64_t>slot + 1
     table.count -= 1
     return fd
-
-
-# ---- the cache of fds (under the lock) -------------------------------------------------------------------------------------
-
-
-cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil:
-    """Makes `fd` the cached one of `inode`. Returns an fd to close after the lock is given back, or -1."""
-    cdef uint32_t _tries
-    cdef uint32_t place
-    cdef Inode *other
-    cdef int evicted = -1
-    for _tries in range(2 * table.clock_size):
-        place = table.clock_hand
-        table.clock_hand = (place + 1) % table.clock_size
-        if table.clock[place] == 0:
-            break
-        other = slot_at(table, table.clock[place] - 1)
-        if other.pins > 0:
-            continue
-        if other.flags & INODE_RECENT:
-            other.flags &= <uint8_t>~INODE_RECENT
-            continue
-        evicted = other.fd
-        other.fd = -1
-        other.clock = 0
-        break
-    else:
-        # Every cached fd is in use just now: it stays this inode's until the clock finds it by chance, which it must not.
-        return fd
-    table.clock[place] = find_slot(table, inode.id) + 1
-    inode.clock = place + 1
-    inode.fd = fd
-    inode.flags |= INODE_RECENT
-    return evicted
-
-
-cdef int fds_shrink(InodeTable *table) noexcept nogil:
-    """Closes the cached fds that nobody uses just now; how many. For when the process runs out of fds."""
-    cdef uint32_t i
-    cdef Inode *inode
-    cdef int fd
-    cdef int closed = 0
-    for i in range(table.clock_size):
-        fd = -1
-        pthread_mutex_lock(&table.lock)
-        if table.clock[i] != 0:
-            inode = slot_at(table, table.clock[i] - 1)
-            if inode.pins == 0:
-                fd = inode.fd
-                inode.fd = -1
-                inode.clock = 0
-                table.clock[i] = 0
-        pthread_mutex_unlock(&table.lock)
-        if fd >= 0:
-            close(fd)
-            closed += 1
-    return closed
-
-
-cdef int fds_reserve(InodeTable *table) noexcept nogil:
-    """Counts one more fd that lasts (an open file, a kept O_PATH fd); 0, or -ENFILE when the guest has used its share up."""
-    cdef int result = 0
-    pthread_mutex_lock(&table.lock)
-    if table.fds >= table.max_fds:
-        result = -ENFILE
-    else:
-        table.fds += 1
-    pthread_mutex_unlock(&table.lock)
-    return result
-
-
-cdef void fds_release(InodeTable *table) noexcept nogil:
-    pthread_mutex_lock(&table.lock)
-    table.fds -= 1
-    pthread_mutex_unlock(&table.lock)
-
-
-# ---- mounts ----------------------------------------------------------------------------------------------------------------
-
-
-cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil:
-    """Opens anew what `fd` is, through /proc/self/fd: an fd or -errno."""
-    cdef char path[16]
-    cdef int opened
-    snprintf(path, sizeof(path), "%d", fd)
-    opened = openat(table.proc_fd, path, (flags & ~O_NOFOLLOW) | O_CLOEXEC)
-    return opened if opened >= 0 else -errno
-
-
-cdef int open_mount(InodeTable *table, const Identity *identity, int fd, uint16_t mode) noexcept nogil:
-    """An fd on the mount of `fd` by which its handles can be opened, tried with the one given; -1 when they can't be."""
-    cdef HandleBuffer buffer
-    cdef int mount_fd
-    cdef int tried
-    if not table.use_handles or identity.handle_size == 0:
-        return -1
-    # open_by_handle_at wants a mount named by an fd that is not O_PATH; a special file is never opened, so such a mount
-    # (a device node bound over a file) does without.
-    if mode & S_IFMT == S_IFDIR:
-        mount_fd = open_proc(table, fd, O_RDONLY | O_DIRECTORY)
-    elif mode & S_IFMT == S_IFREG:
-        mount_fd = open_proc(table, fd, O_RDONLY | O_NONBLOCK)
-    else:
-        return -1
-    if mount_fd < 0:
-        return -1
-    buffer.head.handle_bytes = identity.handle_size
-    buffer.head.handle_type = identity.handle_type
-    memcpy(buffer.bytes, identity.handle, identity.handle_size)
-    tried = open_by_handle_at(mount_fd, &buffer.head, O_PATH | O_CLOEXEC)
-    if tried < 0:
-        close(mount_fd)
-        return -1
-    close(tried)
-    return mount_fd
-
-
-cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t mode) noexcept nogil:
-    """The index of the identity's mount, with one inode more counted on it (under way); -errno when there is no room."""
-    cdef int index
-    cdef int mount_fd
-    cdef uint32_t i
-    pthread_mutex_lock(&table.lock)
-    index = find_mount(table, identity.mount_id)
-    if index >= 0:
-        table.mounts[index].inodes += 1
-    pthread_mutex_unlock(&table.lock)
-    if index >= 0:
-        return index
-    mount_fd = open_mount(table, identity, fd, mode)
-    pthread_mutex_lock(&table.lock)
-    # Another thread may have met the mount meanwhile.
-    index = find_mount(table, identity.mount_id)
-    if index < 0:
-        i = 1 if table.mount_count > 0 else 0
-        while i < table.mount_count and table.mounts[i].inodes > 0:
-            i += 1
-        if i < MAX_MOUNTS:
-            if i == table.mount_count:
-                table.mount_count += 1
-            table.mounts[i].id = identity.mount_id
-            table.mounts[i].fd = mount_fd
-            table.mounts[i].inodes = 0
-            mount_fd = -1
-            index = <int>i
-    if index >= 0:
-        table.mounts[index].inodes += 1
-    pthread_mutex_unlock(&table.lock)
-    if mount_fd >= 0:
-        close(mount_fd)
-    return index if index >= 0 else -ENFILE
-
-
-cdef void unuse_mount(InodeTable *table, int index) noexcept nogil:
-    """Takes back what mount_of counted; under the lock."""
-    cdef Mount *mount = &table.mounts[index]
-    mount.inodes -= 1
-    if mount.inodes == 0 and index != 0 and mount.fd >= 0:
-        close(mount.fd)
-        mount.fd = -1
 
 
 # ---- what requests use -----------------------------------------------------------------------------------------------------
@@ -387,6 +105,30 @@ cdef Inode *inode_get(InodeTable *table, uint64_t id) noexcept nogil:
         inode.pins += 1
     pthread_mutex_unlock(&table.lock)
     return inode
+
+
+cdef int inode_get_fd(InodeTable *table, uint64_t id, Inode **found) noexcept nogil:
+    """inode_get and inode_fd with one look into the table: an O_PATH fd, with the inode pinned; or -errno, with nothing pinned."""
+    cdef Inode *inode = NULL
+    cdef uint32_t slot
+    cdef int fd = -1
+    pthread_mutex_lock(&table.lock)
+    slot = find_slot(table, id)
+    if slot != INDEX_NONE and slot_at(table, slot).nlookup > 0:
+        inode = slot_at(table, slot)
+        inode.pins += 1
+        inode.flags |= INODE_RECENT
+        fd = -1 if inode.flags & INODE_INVALID else inode.fd
+    pthread_mutex_unlock(&table.lock)
+    if inode == NULL:
+        return -ENOENT
+    if fd < 0:
+        fd = inode_fd(table, inode)
+    if fd < 0:
+        inode_put(table, inode)
+    else:
+        found[0] = inode
+    return fd
 
 
 cdef void inode_put(InodeTable *table, Inode *inode) noexcept nogil:
@@ -521,67 +263,6 @@ cdef int inode_add_open(
     return add_on_mount(table, identity, mount, path_fd, mode, parent, name, found)
 
 
-cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil:
-    cdef HandleBuffer buffer
-    cdef int fd
-    buffer.head.handle_bytes = inode.handle_size
-    buffer.head.handle_type = inode.handle_type
-    memcpy(buffer.bytes, inode_handle(inode), inode.handle_size)
-    fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
-    if fd < 0 and (errno == EMFILE or errno == ENFILE) and fds_shrink(table) > 0:
-        fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
-    return fd if fd >= 0 else -errno
-
-
-cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil:
-    """An O_PATH fd of a pinned inode, good until it is unpinned and not to be closed; or -errno (ESTALE: it is gone)."""
-    cdef int fd
-    cdef int spare
-    if inode.flags & INODE_INVALID:
-        return -inode.error
-    pthread_mutex_lock(&table.lock)
-    fd = inode.fd
-    inode.flags |= INODE_RECENT
-    pthread_mutex_unlock(&table.lock)
-    if fd >= 0:
-        return fd
-    spare = open_handle(table, inode, O_PATH)
-    if spare < 0:
-        return spare
-    pthread_mutex_lock(&table.lock)
-    if inode.fd < 0:
-        spare = cache_fd(table, inode, spare)
-    fd = inode.fd
-    pthread_mutex_unlock(&table.lock)
-    if fd < 0:
-        # The cache is full of fds in use: nobody would close this one.
-        close(spare)
-        return -EMFILE
-    if spare >= 0:
-        close(spare)
-    return fd
-
-
-cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil:
-    """Opens a pinned regular file or directory for input and output: an fd of the caller's, or -errno.
-
-    Special files are never opened, whatever the guest asks: a FIFO would block, a device would act.
-    """
-    cdef int fd
-    if inode.flags & INODE_INVALID:
-        return -inode.error
-    if inode.flags & INODE_HOLLOW:
-        return -ESTALE
-    if inode.kind != S_IFREG >> KIND_SHIFT and inode.kind != S_IFDIR >> KIND_SHIFT:
-        return -EBADF
-    if not inode.flags & INODE_KEEPS_FD:
-        return open_handle(table, inode, flags & ~O_NOFOLLOW)
-    fd = open_proc(table, inode.fd, flags)
-    if (fd == -EMFILE or fd == -ENFILE) and fds_shrink(table) > 0:
-        fd = open_proc(table, inode.fd, flags)
-    return fd
-
-
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil:
     """The guest drops `count` lookups; more than there are counts as all. The root can't be forgotten."""
     cdef Inode *inode
@@ -598,20 +279,6 @@ cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept 
     pthread_mutex_unlock(&table.lock)
     if fd >= 0:
         close(fd)
-
-
-cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil:
-    """Holds a pinned inode by the fd that inode_fd gave, until it is forgotten: it has lost its name, and maybe its last.
-
-    Half of the fds at most go this way: the guest must always be able to open files.
-    """
-    pthread_mutex_lock(&table.lock)
-    if inode.clock and table.fds < table.max_fds // 2:
-        table.clock[inode.clock - 1] = 0
-        inode.clock = 0
-        inode.flags |= INODE_KEEPS_FD
-        table.fds += 1
-    pthread_mutex_unlock(&table.lock)
 
 
 cdef void inode_opened(InodeTable *table, Inode *inode) noexcept nogil:

@@ -12,13 +12,14 @@ from ferryfs.engine.fuse_abi cimport (
     FATTR_SIZE, FATTR_UID, GETATTR_FH, AttrOut, GetattrIn, SetattrIn, StatfsOut, StatxIn,
 )
 from ferryfs.engine.handles cimport Handle, handle_get, handle_of_inode, handle_put
-from ferryfs.engine.inodes cimport Inode, inode_fd, inode_get, inode_open, inode_put
+from ferryfs.engine.inode_fds cimport inode_fd, inode_open
+from ferryfs.engine.inodes cimport Inode, inode_get, inode_get_fd, inode_put
 from ferryfs.engine.policy cimport id_to_guest, id_to_host
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport Request, Server
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_NONBLOCK, O_RDONLY, O_WRONLY, STATX_BASIC_STATS, STATX_BTIME, S_IFDIR,
-    S_IFMT, SYS_statx, Statx, UTIME_NOW, UTIME_OMIT, close, fchmodat, fchownat, fstatvfs, ftruncate, snprintf, statvfs_t,
+    S_IFMT, Stat, SYS_statx, Statx, UTIME_NOW, UTIME_OMIT, close, fchmodat, fchownat, fstatvfs, ftruncate, snprintf, statvfs_t,
     syscall, utimensat,
 )
 
@@ -32,7 +33,7 @@ cdef Handle *usable_handle(Server *server, uint64_t fh) noexcept nogil:
     return handle
 
 
-cdef int reply_attr(Request *request, const Statx *st) noexcept nogil:
+cdef int reply_attr(Request *request, const Stat *st) noexcept nogil:
     cdef AttrOut out
     memset(&out, 0, sizeof(out))
     out.attr_valid = request.server.settings.entry_seconds
@@ -44,23 +45,18 @@ cdef int reply_attr(Request *request, const Statx *st) noexcept nogil:
 cdef int op_getattr(Request *request) noexcept nogil:
     cdef Server *server = request.server
     cdef Handle *handle = NULL
-    cdef Inode *inode
     cdef GetattrIn args
-    cdef Statx st
+    cdef Stat st
     cdef int result
     memcpy(&args, request.args, sizeof(args))
-    inode = inode_get(&server.inodes, request.head.nodeid)
-    if inode == NULL:
-        return -ENOENT
     if args.getattr_flags & GETATTR_FH:
         handle = usable_handle(server, args.fh)
-    if handle != NULL and handle.inode == inode:
+    if handle != NULL and handle.inode != NULL and handle.inode.id == request.head.nodeid:
         result = stat_fd(handle.fd, &st)
     else:
-        result = stat_inode(server, inode, &st)
+        result = stat_inode(server, request.head.nodeid, &st)
     if handle != NULL:
         handle_put(&server.handles, &server.inodes, handle)
-    inode_put(&server.inodes, inode)
     return reply_attr(request, &st) if result == 0 else result
 
 
@@ -173,7 +169,7 @@ cdef int op_setattr(Request *request) noexcept nogil:
     cdef Handle *other = NULL
     cdef Inode *inode
     cdef SetattrIn args
-    cdef Statx st
+    cdef Stat st
     cdef int fd
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
@@ -218,17 +214,14 @@ cdef int op_setattr(Request *request) noexcept nogil:
 
 cdef int op_statfs(Request *request) noexcept nogil:
     cdef Server *server = request.server
-    cdef Inode *inode = inode_get(&server.inodes, request.head.nodeid)
+    cdef Inode *inode = NULL
     cdef StatfsOut out
     cdef statvfs_t st
-    cdef int fd
     cdef int result = 0
-    if inode == NULL:
-        return -ENOENT
-    fd = inode_fd(&server.inodes, inode)
+    cdef int fd = inode_get_fd(&server.inodes, request.head.nodeid, &inode)
     if fd < 0:
-        result = fd
-    elif fstatvfs(fd, &st) < 0:
+        return fd
+    if fstatvfs(fd, &st) < 0:
         result = -errno
     inode_put(&server.inodes, inode)
     if result < 0:
@@ -248,27 +241,22 @@ cdef int op_statfs(Request *request) noexcept nogil:
 cdef int op_access(Request *request) noexcept nogil:
     """ACCESS by mode bits alone. Linux guests of virtio-fs check permissions themselves and never send it."""
     cdef Server *server = request.server
-    cdef Inode *inode
     cdef uint32_t mask = 0
     cdef uint32_t mode
-    cdef Statx st
+    cdef Stat st
     cdef int result
     memcpy(&mask, request.args, sizeof(mask))
-    inode = inode_get(&server.inodes, request.head.nodeid)
-    if inode == NULL:
-        return -ENOENT
-    result = stat_inode(server, inode, &st)
-    inode_put(&server.inodes, inode)
+    result = stat_inode(server, request.head.nodeid, &st)
     if result < 0:
         return result
-    mode = st.mode
+    mode = st.st_mode
     if mask & 2 and server.settings.readonly:
         return -EROFS
     if request.head.uid == 0:
         # Root may do all, but execute what nobody may.
         return -EACCES if mask & 1 and mode & S_IFMT != S_IFDIR and not mode & 0o111 else 0
-    if request.head.uid == id_to_guest(server.policy.uids, server.policy.uid_count, st.uid):
+    if request.head.uid == id_to_guest(server.policy.uids, server.policy.uid_count, st.st_uid):
         mode >>= 6
-    elif request.head.gid == id_to_guest(server.policy.gids, server.policy.gid_count, st.gid):
+    elif request.head.gid == id_to_guest(server.policy.gids, server.policy.gid_count, st.st_gid):
         mode >>= 3
     return 0 if mode & mask & 7 == mask & 7 else -EACCES

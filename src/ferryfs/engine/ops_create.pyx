@@ -1,6 +1,6 @@
 """MKNOD, MKDIR, SYMLINK, CREATE, TMPFILE: what makes something, as the guest's user."""
 
-from libc.errno cimport EEXIST, EINVAL, EISDIR, ENOENT, EROFS, errno
+from libc.errno cimport EEXIST, EINVAL, EISDIR, EROFS, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
@@ -9,7 +9,8 @@ from ferryfs.engine.creds cimport Creds, creds_enter, creds_leave
 from ferryfs.engine.fuse_abi cimport (
     FUSE_EXT_GROUPS, FUSE_MAX_NR_SECCTX, OP_CREATE, CreateIn, EntryOut, ExtHeader, MkdirIn, MknodIn,
 )
-from ferryfs.engine.inodes cimport Inode, fds_release, fds_reserve, inode_fd, inode_get, inode_open, inode_put
+from ferryfs.engine.inode_fds cimport fds_release, fds_reserve, inode_open
+from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_get_fd, inode_put
 from ferryfs.engine.ops_open cimport host_flags, reply_open
 from ferryfs.engine.policy cimport id_to_host, xattr_to_host
 from ferryfs.engine.request cimport check_name, reply, take_string
@@ -23,7 +24,6 @@ from ferryfs.engine.sys cimport (
 
 
 cdef enum:
-    KIND_SHIFT = 12
     XATTR_ROOM = 512
     NOBODY = 0xffffffff             # no id at all (INVALID_UID_GID of an idmapped mount)
 
@@ -150,120 +150,111 @@ cdef int label_new(Request *request, int parent_fd, const char *name, const Make
     return result
 
 
-cdef Inode *parent_of(Request *request, int *fd, int *error) noexcept nogil:
-    """The pinned directory that something shall be made in, and its fd; NULL and an error (negative)."""
-    cdef Server *server = request.server
-    cdef Inode *parent
-    if server.settings.readonly:
-        error[0] = -EROFS
-        return NULL
-    parent = inode_get(&server.inodes, request.head.nodeid)
-    if parent == NULL:
-        error[0] = -ENOENT
-        return NULL
-    fd[0] = inode_fd(&server.inodes, parent)
-    if fd[0] < 0:
-        error[0] = fd[0]
-        inode_put(&server.inodes, parent)
-        return NULL
-    return parent
+cdef int parent_of(Request *request, Inode **parent) noexcept nogil:
+    """The directory that something shall be made in: its fd, with the inode pinned; or -errno, with nothing pinned."""
+    if request.server.settings.readonly:
+        return -EROFS
+    return inode_get_fd(&request.server.inodes, request.head.nodeid, parent)
+
+
+# ---- MKNOD, MKDIR, SYMLINK -------------------------------------------------------------------------------------------------
+
+
+# What one of them makes: a node or a directory by `mode`, or a symlink when there is a target.
+cdef struct Wanted:
+    const char *target
+    uint32_t mode
+    uint32_t rdev
+    uint32_t umask
+
+
+cdef int make_in(int parent_fd, const char *name, const Wanted *wanted) noexcept nogil:
+    """The system call; 0 or -errno."""
+    cdef int made
+    if wanted.target != NULL:
+        made = symlinkat(wanted.target, parent_fd, name)
+    elif wanted.mode & S_IFMT == S_IFDIR:
+        made = mkdirat(parent_fd, name, wanted.mode & ~<uint32_t>S_IFMT)
+    else:
+        # The kernel's device encoding in FUSE is makedev's for the 12 + 20 bits that Linux has.
+        made = mknodat(parent_fd, name, wanted.mode, wanted.rdev)
+    return 0 if made == 0 else -errno
+
+
+cdef int make(Request *request, const char *name, const Wanted *wanted, uint32_t position) noexcept nogil:
+    """Makes what is wanted under `name`, as the guest's user, and answers with its entry; extensions begin at `position`."""
+    cdef Inode *parent = NULL
+    cdef Maker maker
+    cdef int fd
+    cdef int result
+    memset(&maker, 0, sizeof(maker))
+    result = take_extensions(request, position, &maker)
+    if result < 0:
+        return result
+    fd = parent_of(request, &parent)
+    if fd < 0:
+        return fd
+    result = become(request, &maker, wanted.umask)
+    if result == 0:
+        result = make_in(fd, name, wanted)
+        unbecome(request, &maker)
+    if result == 0:
+        result = label_new(request, fd, name, &maker, AT_REMOVEDIR if wanted.mode & S_IFMT == S_IFDIR else 0)
+    if result == 0:
+        result = reply_child(request, parent, fd, name, True)
+    inode_put(&request.server.inodes, parent)
+    return result
 
 
 cdef int op_mknod(Request *request) noexcept nogil:
     cdef uint32_t position = sizeof(MknodIn)
     cdef const char *name = take_string(request, &position)
-    cdef Inode *parent
     cdef MknodIn args
-    cdef Maker maker
-    cdef int fd = -1
+    cdef Wanted wanted
     cdef int result = check_name(name)
     if result < 0:
         return result
-    memset(&maker, 0, sizeof(maker))
     memcpy(&args, request.args, sizeof(args))
     if args.mode & S_IFMT == S_IFDIR:
         return -EINVAL
-    result = take_extensions(request, position, &maker)
-    if result < 0:
-        return result
-    parent = parent_of(request, &fd, &result)
-    if parent == NULL:
-        return result
-    result = become(request, &maker, args.umask)
-    if result == 0:
-        # The kernel's device encoding in FUSE is makedev's for the 12 + 20 bits that Linux has.
-        if mknodat(fd, name, args.mode, args.rdev) < 0:
-            result = -errno
-        unbecome(request, &maker)
-    if result == 0:
-        result = label_new(request, fd, name, &maker, 0)
-    if result == 0:
-        result = reply_child(request, parent, fd, name, True)
-    inode_put(&request.server.inodes, parent)
-    return result
+    memset(&wanted, 0, sizeof(wanted))
+    wanted.mode = args.mode
+    wanted.rdev = args.rdev
+    wanted.umask = args.umask
+    return make(request, name, &wanted, position)
 
 
 cdef int op_mkdir(Request *request) noexcept nogil:
     cdef uint32_t position = sizeof(MkdirIn)
     cdef const char *name = take_string(request, &position)
-    cdef Inode *parent
     cdef MkdirIn args
-    cdef Maker maker
-    cdef int fd = -1
+    cdef Wanted wanted
     cdef int result = check_name(name)
     if result < 0:
         return result
-    memset(&maker, 0, sizeof(maker))
     memcpy(&args, request.args, sizeof(args))
-    result = take_extensions(request, position, &maker)
-    if result < 0:
-        return result
-    parent = parent_of(request, &fd, &result)
-    if parent == NULL:
-        return result
-    result = become(request, &maker, args.umask)
-    if result == 0:
-        if mkdirat(fd, name, args.mode) < 0:
-            result = -errno
-        unbecome(request, &maker)
-    if result == 0:
-        result = label_new(request, fd, name, &maker, AT_REMOVEDIR)
-    if result == 0:
-        result = reply_child(request, parent, fd, name, True)
-    inode_put(&request.server.inodes, parent)
-    return result
+    memset(&wanted, 0, sizeof(wanted))
+    wanted.mode = (args.mode & ~<uint32_t>S_IFMT) | S_IFDIR
+    wanted.umask = args.umask
+    return make(request, name, &wanted, position)
 
 
 cdef int op_symlink(Request *request) noexcept nogil:
     cdef uint32_t position = 0
     cdef const char *name = take_string(request, &position)
     cdef const char *target = take_string(request, &position)
-    cdef Inode *parent
-    cdef Maker maker
-    cdef int fd = -1
+    cdef Wanted wanted
     cdef int result = check_name(name)
     if result < 0:
         return result
     if target == NULL or target[0] == 0:
         return -EINVAL
-    memset(&maker, 0, sizeof(maker))
-    result = take_extensions(request, position, &maker)
-    if result < 0:
-        return result
-    parent = parent_of(request, &fd, &result)
-    if parent == NULL:
-        return result
-    result = become(request, &maker, 0)
-    if result == 0:
-        if symlinkat(target, fd, name) < 0:
-            result = -errno
-        unbecome(request, &maker)
-    if result == 0:
-        result = label_new(request, fd, name, &maker, 0)
-    if result == 0:
-        result = reply_child(request, parent, fd, name, True)
-    inode_put(&request.server.inodes, parent)
-    return result
+    memset(&wanted, 0, sizeof(wanted))
+    wanted.target = target
+    return make(request, name, &wanted, position)
+
+
+# ---- CREATE, TMPFILE -------------------------------------------------------------------------------------------------------
 
 
 cdef int open_existing(
@@ -340,10 +331,10 @@ cdef int op_create(Request *request) noexcept nogil:
     cdef Server *server = request.server
     cdef uint32_t position = sizeof(CreateIn)
     cdef const char *name = take_string(request, &position)
-    cdef Inode *parent
+    cdef Inode *parent = NULL
     cdef CreateIn args
     cdef Maker maker
-    cdef int fd = -1
+    cdef int fd
     cdef int result = 0
     if request.head.opcode == OP_CREATE:
         result = check_name(name)
@@ -356,9 +347,9 @@ cdef int op_create(Request *request) noexcept nogil:
     result = take_extensions(request, position, &maker)
     if result < 0:
         return result
-    parent = parent_of(request, &fd, &result)
-    if parent == NULL:
-        return result
+    fd = parent_of(request, &parent)
+    if fd < 0:
+        return fd
     result = create_in(request, parent, fd, name, &args, &maker)
     inode_put(&server.inodes, parent)
     return result

@@ -7,7 +7,8 @@ from libc.string cimport memcpy, memset
 from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FSYNC_FDATASYNC, CopyFileRangeIn, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn
 from ferryfs.engine.handles cimport HANDLE_DIR, Handle, handle_get, handle_put
-from ferryfs.engine.inodes cimport Inode, inode_get, inode_open, inode_put
+from ferryfs.engine.inode_fds cimport inode_open
+from ferryfs.engine.inodes cimport Inode, inode_get, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, Request, Server
 from ferryfs.engine.sys cimport O_NONBLOCK, O_RDONLY, close, copy_file_range, fallocate, fdatasync, fsync, ioctl, lseek, syncfs

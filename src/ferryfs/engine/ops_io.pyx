@@ -10,14 +10,16 @@ from libc.string cimport memcpy, memset
 
 from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID, ReadIn, WriteOut
-from ferryfs.engine.handles cimport HANDLE_DIR, Handle, handle_get, handle_put, handle_set_flags
+from ferryfs.engine.handles cimport (
+    HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state,
+)
 from ferryfs.engine.ops_open cimport kept_flags
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, Request, Server
 from ferryfs.engine.sys cimport (
-    F_GETFL, F_SETFL, O_APPEND, O_DIRECT, RWF_APPEND, RWF_NOWAIT, fcntl, preadv2, pwritev2,
+    F_GETFL, F_SETFL, O_APPEND, O_DIRECT, RWF_APPEND, RWF_NOWAIT, fcntl, pread, preadv2, pwrite, pwritev2,
 )
-from ferryfs.ring.chain cimport chain_slice
+from ferryfs.ring.chain cimport chain_slice, iovec
 
 
 cdef enum:
@@ -79,6 +81,20 @@ cdef Handle *io_handle(Request *request, const ReadIn *args, int *error) noexcep
     return handle
 
 
+cdef inline ssize_t read_file(int fd, const iovec *windows, int count, long offset, int flags) noexcept nogil:
+    """preadv2; one window without flags goes by pread, which has less to look at (0.1 us)."""
+    if count == 1 and not flags:
+        return pread(fd, windows.iov_base, windows.iov_len, offset)
+    return preadv2(fd, windows, count, offset, flags)
+
+
+cdef inline ssize_t write_file(int fd, const iovec *windows, int count, long offset, int flags) noexcept nogil:
+    """pwritev2, as read_file."""
+    if count == 1 and not flags:
+        return pwrite(fd, windows.iov_base, windows.iov_len, offset)
+    return pwritev2(fd, windows, count, offset, flags)
+
+
 cdef int op_read(Request *request) noexcept nogil:
     cdef Server *server = request.server
     cdef Handle *handle
@@ -86,18 +102,19 @@ cdef int op_read(Request *request) noexcept nogil:
     cdef uint64_t done = 0
     cdef ssize_t got
     cdef int count
-    cdef int flags = RWF_NOWAIT
+    cdef int flags
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
     handle = io_handle(request, &args, &result)
     if handle == NULL:
         return result
+    flags = 0 if handle.state & HANDLE_NO_NOWAIT else RWF_NOWAIT
     if args.size > request.room:
         args.size = request.room
     while done < args.size:
         count = chain_slice(request.chain, True, OUT_HEADER + done, args.size - done, request.iovecs, MAX_IOVECS)
         request.touched = OUT_HEADER + args.size
-        got = preadv2(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
+        got = read_file(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
         if got > 0:
             done += <uint64_t>got
             # Less than asked for, and nothing that could wait was tried: the next call says whether the file ends here.
@@ -115,6 +132,8 @@ cdef int op_read(Request *request) noexcept nogil:
         if flags and (errno == EAGAIN or errno == EOPNOTSUPP or errno == EINVAL):
             if errno == EAGAIN:
                 request.may_block(request)
+            else:
+                handle_set_state(&server.handles, handle, HANDLE_NO_NOWAIT)
             flags = 0
             continue
         if done == 0:
@@ -154,7 +173,7 @@ cdef int op_write(Request *request) noexcept nogil:
         dropped = fsetid_drop()
     while True:
         count = chain_slice(request.chain, False, WRITE_DATA + done, args.size - done, request.iovecs, MAX_IOVECS)
-        put = pwritev2(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
+        put = write_file(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
         if put > 0:
             done += <uint64_t>put
             if done < args.size:

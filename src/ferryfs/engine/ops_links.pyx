@@ -6,8 +6,10 @@ from libc.string cimport memcpy
 
 from ferryfs.engine.attrs cimport reply_child
 from ferryfs.engine.fuse_abi cimport Rename2In
+from ferryfs.engine.identity cimport identify
+from ferryfs.engine.inode_fds cimport inode_fd, inode_keep_fd
 from ferryfs.engine.inodes cimport (
-    Identity, Inode, identify, inode_fd, inode_forget, inode_get, inode_keep_fd, inode_known, inode_put,
+    KIND_SHIFT, Identity, Inode, inode_forget, inode_get_fd, inode_known, inode_put,
 )
 from ferryfs.engine.request cimport check_name, reply, take_string
 from ferryfs.engine.server cimport Request, Server
@@ -21,19 +23,6 @@ cdef enum:
     RENAME_EXCHANGE = 2
     RENAME_WHITEOUT = 4
     LINK_MAX = 4096             # PATH_MAX: no symlink is longer
-    KIND_SHIFT = 12
-
-
-cdef int directory_fd(Server *server, uint64_t nodeid, Inode **inode) noexcept nogil:
-    """Pins the inode and gives its O_PATH fd; -errno, with nothing pinned, when that can't be."""
-    cdef int fd
-    inode[0] = inode_get(&server.inodes, nodeid)
-    if inode[0] == NULL:
-        return -ENOENT
-    fd = inode_fd(&server.inodes, inode[0])
-    if fd < 0:
-        inode_put(&server.inodes, inode[0])
-    return fd
 
 
 cdef int op_link(Request *request) noexcept nogil:
@@ -52,10 +41,10 @@ cdef int op_link(Request *request) noexcept nogil:
     if server.settings.readonly:
         return -EROFS
     memcpy(&oldnodeid, request.args, sizeof(oldnodeid))
-    parent_fd = directory_fd(server, request.head.nodeid, &parent)
+    parent_fd = inode_get_fd(&server.inodes, request.head.nodeid, &parent)
     if parent_fd < 0:
         return parent_fd
-    fd = directory_fd(server, oldnodeid, &inode)
+    fd = inode_get_fd(&server.inodes, oldnodeid, &inode)
     if fd < 0:
         inode_put(&server.inodes, parent)
         return fd
@@ -111,7 +100,7 @@ cdef int remove(Request *request, int flags) noexcept nogil:
         return result
     if server.settings.readonly:
         return -EROFS
-    fd = directory_fd(server, request.head.nodeid, &parent)
+    fd = inode_get_fd(&server.inodes, request.head.nodeid, &parent)
     if fd < 0:
         return fd
     victim = about_to_go(server, parent, fd, name)
@@ -161,10 +150,10 @@ cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t posi
         return -EINVAL
     if server.settings.readonly:
         return -EROFS
-    fd = directory_fd(server, request.head.nodeid, &parent)
+    fd = inode_get_fd(&server.inodes, request.head.nodeid, &parent)
     if fd < 0:
         return fd
-    newfd = directory_fd(server, newdir, &newparent)
+    newfd = inode_get_fd(&server.inodes, newdir, &newparent)
     if newfd < 0:
         inode_put(&server.inodes, parent)
         return newfd
@@ -198,7 +187,7 @@ cdef int op_readlink(Request *request) noexcept nogil:
     cdef Server *server = request.server
     cdef Inode *inode = NULL
     cdef ssize_t length
-    cdef int fd = directory_fd(server, request.head.nodeid, &inode)
+    cdef int fd = inode_get_fd(&server.inodes, request.head.nodeid, &inode)
     if fd < 0:
         return fd
     length = readlinkat(fd, "", <char *>request.scratch, LINK_MAX)

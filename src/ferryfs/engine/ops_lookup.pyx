@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from ferryfs.engine.attrs cimport reply_child
 from ferryfs.engine.fuse_abi cimport EntryOut, ForgetOne
-from ferryfs.engine.inodes cimport Inode, inode_fd, inode_forget, inode_get, inode_put
+from ferryfs.engine.inodes cimport Inode, inode_forget, inode_get_fd, inode_put
 from ferryfs.engine.request cimport check_name, reply, take_string
 from ferryfs.engine.server cimport Request
 
@@ -15,18 +15,17 @@ cdef int op_lookup(Request *request) noexcept nogil:
     cdef uint32_t position = 0
     cdef const char *name = take_string(request, &position)
     cdef EntryOut negative
-    cdef Inode *parent
+    cdef Inode *parent = NULL
     cdef int fd
     cdef int result = check_name(name)
     if result < 0:
         return result
-    parent = inode_get(&request.server.inodes, request.head.nodeid)
-    if parent == NULL:
-        return -ENOENT
-    fd = inode_fd(&request.server.inodes, parent)
-    result = reply_child(request, parent, fd, name, False) if fd >= 0 else fd
+    fd = inode_get_fd(&request.server.inodes, request.head.nodeid, &parent)
+    if fd < 0:
+        return fd
+    result = reply_child(request, parent, fd, name, False)
     inode_put(&request.server.inodes, parent)
-    if result == -ENOENT and fd >= 0 and (
+    if result == -ENOENT and (
         request.server.settings.negative_seconds or request.server.settings.negative_nanoseconds
     ):
         # nodeid 0: "there is none, and you may remember that".

@@ -9,7 +9,8 @@ from ferryfs.engine.fuse_abi cimport (
     FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FUSE_OPEN_KILL_SUIDGID, OpenIn, OpenOut, ReleaseIn,
 )
 from ferryfs.engine.handles cimport Handle, handle_add, handle_get, handle_of_inode, handle_put, handle_release
-from ferryfs.engine.inodes cimport Inode, fds_release, fds_reserve, inode_get, inode_open, inode_put
+from ferryfs.engine.inode_fds cimport fds_release, fds_reserve, inode_open
+from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_get, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport CACHE_ALWAYS, CACHE_METADATA, CACHE_NEVER, Request, Server
 from ferryfs.engine.sys cimport (
@@ -19,7 +20,6 @@ from ferryfs.engine.sys cimport (
 
 
 cdef enum:
-    KIND_SHIFT = 12
     NOFLUSH_MINOR = 35          # the protocol minor from which a guest knows FOPEN_NOFLUSH
     UNKNOWN_ID = 0xffffffff     # FUSE_INVALID_UIDGID: of requests that make nothing, where ALLOW_IDMAP was negotiated
 

@@ -3,13 +3,13 @@
 An O_PATH fd has no xattr calls of its own; they go through /proc/self/fd, which is the working directory of every worker.
 """
 
-from libc.errno cimport E2BIG, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, ERANGE, EROFS, errno
+from libc.errno cimport E2BIG, EINVAL, ENOSYS, EOPNOTSUPP, ERANGE, EROFS, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
 from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FUSE_SETXATTR_ACL_KILL_SGID, GetxattrIn, SetxattrIn
-from ferryfs.engine.inodes cimport Inode, inode_fd, inode_get, inode_put
+from ferryfs.engine.inodes cimport Inode, inode_get_fd, inode_put
 from ferryfs.engine.policy cimport xattr_to_guest, xattr_to_host
 from ferryfs.engine.request cimport reply, take_string
 from ferryfs.engine.server cimport INIT_POSIX_ACL, INIT_SETXATTR_EXT, Request, Server
@@ -40,19 +40,14 @@ cdef int host_name(Request *request, const char *name, char *into) noexcept nogi
 cdef Inode *target(Request *request, char *path, int *error) noexcept nogil:
     """The pinned inode and its path below /proc/self/fd (16 bytes); NULL and an error (negative)."""
     cdef Server *server = request.server
-    cdef Inode *inode
+    cdef Inode *inode = NULL
     cdef int fd
     if not server.settings.xattr:
         error[0] = -ENOSYS
         return NULL
-    inode = inode_get(&server.inodes, request.head.nodeid)
-    if inode == NULL:
-        error[0] = -ENOENT
-        return NULL
-    fd = inode_fd(&server.inodes, inode)
+    fd = inode_get_fd(&server.inodes, request.head.nodeid, &inode)
     if fd < 0:
         error[0] = fd
-        inode_put(&server.inodes, inode)
         return NULL
     snprintf(path, 16, "%d", fd)
     return inode

@@ -13,6 +13,8 @@ cdef extern from "unistd.h" nogil:
     int dup(int fd)
     ssize_t read(int fd, void *buf, size_t count)
     ssize_t write(int fd, const void *buf, size_t count)
+    ssize_t pread(int fd, void *buf, size_t count, off_t offset)
+    ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
     int fsync(int fd)
     int fdatasync(int fd)
     int syncfs(int fd)
@@ -46,6 +48,11 @@ cdef extern from "stdio.h" nogil:
     int snprintf(char *buf, size_t size, const char *format, ...)
 
 cdef extern from "sys/stat.h" nogil:
+    # struct stat: what fstat(2) gives costs the host an eighth less than what statx(2) does.
+    struct Stat "stat":
+        uint64_t st_dev, st_ino, st_rdev, st_size, st_blocks
+        uint32_t st_mode, st_nlink, st_uid, st_gid, st_blksize
+        timespec st_atim, st_mtim, st_ctim
     int mkdirat(int dirfd, const char *path, mode_t mode)
     int mknodat(int dirfd, const char *path, mode_t mode, uint64_t dev)
     int fchmod(int fd, mode_t mode)
@@ -80,7 +87,8 @@ cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "sys/syscall.h" nogil:
-    long SYS_statx, SYS_name_to_handle_at, SYS_getdents64, SYS_setresuid, SYS_setresgid, SYS_setgroups, SYS_capget, SYS_capset
+    long SYS_fstat, SYS_newfstatat, SYS_statx, SYS_name_to_handle_at, SYS_getdents64
+    long SYS_setresuid, SYS_setresgid, SYS_setgroups, SYS_capget, SYS_capset
 
 cdef extern from "sched.h" nogil:
     int unshare(int flags)

@@ -25,7 +25,7 @@ cdef struct Ring:
     pthread_cond_t calm             # leader or in_flight went to nothing
     Queue queue
     Pool *pool
-    Worker *leader                  # who takes requests from the queue now; NULL: nobody
+    Worker *leader                  # who takes requests from the queue now; NULL: nobody. The monitor reads it without the lock
     int index
     int in_flight                   # requests taken and not answered yet, whoever serves them
     int pauses                      # > 0: somebody waits for it to be calm, or changes it

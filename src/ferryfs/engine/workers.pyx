@@ -30,7 +30,9 @@ from ferryfs.engine.threads cimport (
     pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_self,
     pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t,
 )
-from ferryfs.ring.atomics cimport ferry_load_int, ferry_load_own_u64, ferry_store_int, ferry_store_own_u64
+from ferryfs.ring.atomics cimport (
+    ferry_load_int, ferry_load_own_u64, ferry_load_pointer, ferry_store_int, ferry_store_own_u64, ferry_store_pointer,
+)
 from ferryfs.ring.chain cimport CHAIN_OK, chain_free, chain_init, chain_mark, iovec
 from ferryfs.ring.queue cimport (
     QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_has_more, queue_pop, queue_push, queue_rest, queue_should_notify,
@@ -179,7 +181,7 @@ cdef bint hand_on(Ring *ring) noexcept nogil:
         return False
     if ring.unannounced:
         announce(ring)
-    ring.leader = worker
+    ferry_store_pointer(<void **>&ring.leader, worker)
     return True
 
 
@@ -246,7 +248,7 @@ cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
         if not may_run(ring):
             if ring.unannounced:
                 announce(ring)
-            ring.leader = NULL
+            ferry_store_pointer(<void **>&ring.leader, NULL)
             pthread_cond_broadcast(&ring.calm)
             break
         got = queue_pop(&ring.queue, ring.pool.memory, &worker.chain)
@@ -315,22 +317,29 @@ cdef void *work(void *argument) noexcept nogil:
 cdef int look_at(Ring *ring) noexcept nogil:
     """Hands the ring on when its leader is in the same request as at the last look. SEEN_IDLE, SEEN_WORK when it has served
     since, SEEN_INSIDE when it is in a request just now.
+
+    A look takes no lock: the monitor often wakes on the leader's processor, in the middle of what that does under the lock, and
+    both would sleep for each other. Workers live as long as the pool, so whoever led a moment ago can be looked at.
+
+    1. the leader is seen inside of a request for the second time, 2. it comes back, or its ring goes to another worker, 3. the
+    monitor hands the ring on: so it looks again under the lock, where the leader can't change nor begin a request.
     """
-    cdef Worker *worker
+    cdef Worker *worker = <Worker *>ferry_load_pointer(<void **>&ring.leader)
     cdef uint64_t sequence
     cdef int seen = SEEN_IDLE
-    pthread_mutex_lock(&ring.lock)
-    worker = ring.leader
-    if worker != NULL:
-        sequence = ferry_load_own_u64(&worker.sequence)
-        if sequence & 1:
-            seen = SEEN_INSIDE
-        elif sequence != worker.seen:
-            seen = SEEN_WORK
-        if sequence & 1 and sequence == worker.seen and may_run(ring):
+    if worker == NULL:
+        return SEEN_IDLE
+    sequence = ferry_load_own_u64(&worker.sequence)
+    if sequence & 1:
+        seen = SEEN_INSIDE
+    elif sequence != worker.seen:
+        seen = SEEN_WORK
+    if sequence & 1 and sequence == worker.seen:
+        pthread_mutex_lock(&ring.lock)
+        if ring.leader == worker and ferry_load_own_u64(&worker.sequence) == sequence and may_run(ring):
             hand_on(ring)
-        worker.seen = sequence
-    pthread_mutex_unlock(&ring.lock)
+        pthread_mutex_unlock(&ring.lock)
+    worker.seen = sequence
     return seen
 
 

@@ -19,12 +19,14 @@ from ferryfs.engine.handles cimport (
     HANDLE_CHUNK, HANDLE_DIR, HANDLE_INVALID, HANDLE_USED, CarriedEntry, DirStream, Handle, HandleTable, free_slot, take_slot,
 )
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
+from ferryfs.engine.identity cimport identify, identify_stat
+from ferryfs.engine.inode_fds cimport cache_fd, fds_release, fds_reserve, inode_fd, inode_open
 from ferryfs.engine.inodes cimport (
-    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fds_release,
-    fds_reserve, fill_slot, find_slot, identify, identify_stat, inode_fd, inode_handle, inode_open, inode_opened, inode_put,
-    mount_of, set_hint,
+    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, fill_slot, find_slot,
+    inode_handle, inode_opened, inode_put, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
+from ferryfs.engine.mounts cimport mount_of
 from ferryfs.engine.ops_open cimport host_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
 from ferryfs.engine.sys cimport (

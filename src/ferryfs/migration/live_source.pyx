@@ -15,10 +15,13 @@ from array import array
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.handles cimport HANDLE_CHUNK, HANDLE_DIR, HANDLE_RELEASED, HANDLE_USED, Handle, HandleTable
 from ferryfs.engine.index cimport INDEX_NONE
+from ferryfs.engine.identity cimport identify, identify_stat
+from ferryfs.engine.inode_fds cimport inode_fd
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_mount, find_slot, identify, identify_stat,
-    inode_fd, inode_handle, inode_hint, inode_put,
+    CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_slot, inode_handle, inode_hint,
+    inode_put,
 )
+from ferryfs.engine.mounts cimport find_mount
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.live_encode cimport encode_slots, identity_columns

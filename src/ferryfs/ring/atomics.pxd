@@ -14,6 +14,8 @@ cdef extern from "atomics.h" nogil:
     void ferry_fence() noexcept
     int ferry_load_int(const int *p) noexcept
     void ferry_store_int(int *p, int v) noexcept
+    void *ferry_load_pointer(void *const *p) noexcept
+    void ferry_store_pointer(void **p, void *v) noexcept
     uint64_t ferry_load_own_u64(const uint64_t *p) noexcept
     void ferry_store_own_u64(uint64_t *p, uint64_t v) noexcept
     uint64_t ferry_add_own_u64(uint64_t *p, uint64_t v) noexcept

@@ -1,0 +1,14 @@
+# The fds of inodes: kept ones, cached ones, and those opened for a moment. The guest's share of the process's fds.
+from ferryfs.engine.inodes cimport Inode, InodeTable
+
+
+cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
+cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
+cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
+cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil
+cdef int fds_reserve(InodeTable *table) noexcept nogil
+cdef void fds_release(InodeTable *table) noexcept nogil
+cdef int fds_shrink(InodeTable *table) noexcept nogil
+
+# Under the lock.
+cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil

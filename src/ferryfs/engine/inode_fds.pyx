@@ -1,0 +1,183 @@
+"""How an inode becomes an fd.
+
+An inode is held by its file handle where the mount and our privileges allow, else by an O_PATH fd that it keeps. Handles are
+turned into fds when needed, and a bounded cache of these fds (a clock) makes that rare.
+"""
+
+from libc.errno cimport EBADF, EMFILE, ENFILE, ESTALE, errno
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from ferryfs.engine.identity cimport HandleBuffer
+from ferryfs.engine.inodes cimport (
+    INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_RECENT, KIND_SHIFT, Inode, InodeTable, find_slot, inode_handle, slot_at,
+)
+from ferryfs.engine.sys cimport (
+    O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, open_by_handle_at, openat, snprintf,
+)
+from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+
+
+cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil:
+    """Opens anew what `fd` is, through /proc/self/fd: an fd or -errno."""
+    cdef char path[16]
+    cdef int opened
+    snprintf(path, sizeof(path), "%d", fd)
+    opened = openat(table.proc_fd, path, (flags & ~O_NOFOLLOW) | O_CLOEXEC)
+    return opened if opened >= 0 else -errno
+
+
+cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil:
+    cdef HandleBuffer buffer
+    cdef int fd
+    buffer.head.handle_bytes = inode.handle_size
+    buffer.head.handle_type = inode.handle_type
+    memcpy(buffer.bytes, inode_handle(inode), inode.handle_size)
+    fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
+    if fd < 0 and (errno == EMFILE or errno == ENFILE) and fds_shrink(table) > 0:
+        fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
+    return fd if fd >= 0 else -errno
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------------
+
+
+cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil:
+    """Makes `fd` the cached one of `inode`. Returns an fd to close after the lock is given back, or -1."""
+    cdef uint32_t _tries
+    cdef uint32_t place
+    cdef Inode *other
+    cdef int evicted = -1
+    for _tries in range(2 * table.clock_size):
+        place = table.clock_hand
+        table.clock_hand = (place + 1) % table.clock_size
+        if table.clock[place] == 0:
+            break
+        other = slot_at(table, table.clock[place] - 1)
+        if other.pins > 0:
+            continue
+        if other.flags & INODE_RECENT:
+            other.flags &= <uint8_t>~INODE_RECENT
+            continue
+        evicted = other.fd
+        other.fd = -1
+        other.clock = 0
+        break
+    else:
+        # Every cached fd is in use just now: it stays this inode's until the clock finds it by chance, which it must not.
+        return fd
+    table.clock[place] = find_slot(table, inode.id) + 1
+    inode.clock = place + 1
+    inode.fd = fd
+    inode.flags |= INODE_RECENT
+    return evicted
+
+
+cdef int fds_shrink(InodeTable *table) noexcept nogil:
+    """Closes the cached fds that nobody uses just now; how many. For when the process runs out of fds."""
+    cdef uint32_t i
+    cdef Inode *inode
+    cdef int fd
+    cdef int closed = 0
+    for i in range(table.clock_size):
+        fd = -1
+        pthread_mutex_lock(&table.lock)
+        if table.clock[i] != 0:
+            inode = slot_at(table, table.clock[i] - 1)
+            if inode.pins == 0:
+                fd = inode.fd
+                inode.fd = -1
+                inode.clock = 0
+                table.clock[i] = 0
+        pthread_mutex_unlock(&table.lock)
+        if fd >= 0:
+            close(fd)
+            closed += 1
+    return closed
+
+
+# ---- the guest's share -----------------------------------------------------------------------------------------------------
+
+
+cdef int fds_reserve(InodeTable *table) noexcept nogil:
+    """Counts one more fd that lasts (an open file, a kept O_PATH fd); 0, or -ENFILE when the guest has used its share up."""
+    cdef int result = 0
+    pthread_mutex_lock(&table.lock)
+    if table.fds >= table.max_fds:
+        result = -ENFILE
+    else:
+        table.fds += 1
+    pthread_mutex_unlock(&table.lock)
+    return result
+
+
+cdef void fds_release(InodeTable *table) noexcept nogil:
+    pthread_mutex_lock(&table.lock)
+    table.fds -= 1
+    pthread_mutex_unlock(&table.lock)
+
+
+# ---- what requests use -----------------------------------------------------------------------------------------------------
+
+
+cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil:
+    """An O_PATH fd of a pinned inode, good until it is unpinned and not to be closed; or -errno (ESTALE: it is gone)."""
+    cdef int fd
+    cdef int spare
+    if inode.flags & INODE_INVALID:
+        return -inode.error
+    pthread_mutex_lock(&table.lock)
+    fd = inode.fd
+    inode.flags |= INODE_RECENT
+    pthread_mutex_unlock(&table.lock)
+    if fd >= 0:
+        return fd
+    spare = open_handle(table, inode, O_PATH)
+    if spare < 0:
+        return spare
+    pthread_mutex_lock(&table.lock)
+    if inode.fd < 0:
+        spare = cache_fd(table, inode, spare)
+    fd = inode.fd
+    pthread_mutex_unlock(&table.lock)
+    if fd < 0:
+        # The cache is full of fds in use: nobody would close this one.
+        close(spare)
+        return -EMFILE
+    if spare >= 0:
+        close(spare)
+    return fd
+
+
+cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil:
+    """Opens a pinned regular file or directory for input and output: an fd of the caller's, or -errno.
+
+    Special files are never opened, whatever the guest asks: a FIFO would block, a device would act.
+    """
+    cdef int fd
+    if inode.flags & INODE_INVALID:
+        return -inode.error
+    if inode.flags & INODE_HOLLOW:
+        return -ESTALE
+    if inode.kind != S_IFREG >> KIND_SHIFT and inode.kind != S_IFDIR >> KIND_SHIFT:
+        return -EBADF
+    if not inode.flags & INODE_KEEPS_FD:
+        return open_handle(table, inode, flags & ~O_NOFOLLOW)
+    fd = open_proc(table, inode.fd, flags)
+    if (fd == -EMFILE or fd == -ENFILE) and fds_shrink(table) > 0:
+        fd = open_proc(table, inode.fd, flags)
+    return fd
+
+
+cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil:
+    """Holds a pinned inode by the fd that inode_fd gave, until it is forgotten: it has lost its name, and maybe its last.
+
+    Half of the fds at most go this way: the guest must always be able to open files.
+    """
+    pthread_mutex_lock(&table.lock)
+    if inode.clock and table.fds < table.max_fds // 2:
+        table.clock[inode.clock - 1] = 0
+        inode.clock = 0
+        inode.flags |= INODE_KEEPS_FD
+        table.fds += 1
+    pthread_mutex_unlock(&table.lock)
