@@ -4,8 +4,8 @@ Each ring that runs has one leader: it takes requests, serves them, publishes th
 its request waits (fsync, a cold read, a slow lookup), the ring is handed to a spare worker, which leads from then on; the old leader
 publishes its one answer when it has it, and becomes a spare. Nothing is queued between threads, so the common case costs one lock.
 
-Who hands on: the leader itself, when it knows that its call will wait and more requests lie in the ring (may_block); else the
-monitor, a thread that looks every TICK_NS whether a leader is still inside the request of the tick before.
+Who hands on: the leader itself, when it knows that its call will wait (may_block); else the monitor, a thread that looks every
+TICK_NS whether a leader is still inside the request of the tick before.
 
 1. the leader takes a request, 2. GET_VRING_BASE sets `pauses` and waits, 3. the leader would take another one: so `pauses` is looked
 at under the ring's lock before each pop, and the waiter is only let go when neither a leader nor a request is left.
@@ -35,8 +35,7 @@ from ferryfs.ring.atomics cimport (
 )
 from ferryfs.ring.chain cimport CHAIN_OK, chain_free, chain_init, chain_mark, iovec
 from ferryfs.ring.queue cimport (
-    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_has_more, queue_pop, queue_push, queue_rest, queue_should_notify,
-    queue_wake,
+    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_pop, queue_push, queue_rest, queue_should_notify, queue_wake,
 )
 
 
@@ -105,8 +104,9 @@ cdef bint may_run(const Ring *ring) noexcept nogil:
 cdef void on_may_block(Request *request) noexcept nogil:
     cdef Worker *worker = <Worker *>request.worker
     cdef Ring *ring = worker.ring
+    # Also when nothing lies in the ring yet: what comes next would wait for the monitor to look twice.
     pthread_mutex_lock(&ring.lock)
-    if ring.leader == worker and ring.attached and queue_has_more(&ring.queue):
+    if ring.leader == worker and may_run(ring):
         hand_on(ring)
     pthread_mutex_unlock(&ring.lock)
 
