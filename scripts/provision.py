@@ -98,6 +98,7 @@ TEST_REQUIREMENTS = (
     Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
     Requirement("libvirt's shell", "libvirt-clients", lambda: shutil.which("virsh") is not None),
     Requirement("libvirt's QEMU driver", "libvirt-daemon-driver-qemu", lambda: bool(_libvirt_driver())),
+    Requirement("libvirt's daemon", "libvirt-daemon", lambda: Path("/usr/sbin/libvirtd").exists()),
 )
 
 

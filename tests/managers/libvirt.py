@@ -109,8 +109,11 @@ class Libvirt:
         return "".join(path.read_text(errors="replace") for path in self.root.glob("log/qemu/*-virtiofsd.log"))
 
 
-def domain(parts: Parts, filesystem: str, agent: Path) -> str:
-    """A machine with one file system, as libvirt's XML; ``agent`` is the socket of the guest's agent."""
+def domain(parts: Parts, filesystem: str, agent: Path | None = None) -> str:
+    """A machine with one file system, as libvirt's XML; ``agent`` is the socket of the guest's agent, None for
+    libvirt's choice.
+    """
+    path = f' path="{agent}"' if agent else ""
     kind = "kvm" if accelerator.choose(parts) == "kvm" else "qemu"
     cpu = '<cpu mode="host-passthrough"/>' if kind == "kvm" else '<cpu mode="maximum"/>'
     return f"""
@@ -133,7 +136,7 @@ def domain(parts: Parts, filesystem: str, agent: Path) -> str:
       {filesystem}
       <target dir="ferry"/>
     </filesystem>
-    <channel type="unix"><source mode="bind" path="{agent}"/><target type="virtio" name="{PORT_NAME}"/></channel>
+    <channel type="unix"><source mode="bind"{path}/><target type="virtio" name="{PORT_NAME}"/></channel>
     <controller type="usb" model="none"/>
     <memballoon model="none"/>
   </devices>

@@ -1,4 +1,4 @@
-"""A real libvirt starts ferryfsd, or is given its socket: use, save, restore."""
+"""A real libvirt starts ferryfsd, or is given its socket: use, save, restore, migrate to another libvirt."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ferryfs.guest.agent import Agent
 from ferryfs.guest.backend import own_daemon
 from ferryfs.guest.image import find_parts
 from managers.libvirt import Libvirt, domain, needs_libvirt
+from managers.libvirt_hosts import Host, needs_libvirtd
 from managers.starting import short_folder
 
 pytestmark = needs_libvirt
@@ -62,9 +63,11 @@ def test_saved_and_restored_with_files_open(share: Path, folder: Path) -> None:
             check=True,
         )
         assert json.loads(seen.stdout)
-        libvirt.command(f"restore {saved}", "restored from")
+        # Not before somebody holds its port does the guest run, see ``libvirt_hosts``.
+        libvirt.command(f"restore --paused {saved}", "restored from")
         (share / "go").touch()
         with Agent(folder / "agent") as agent:
+            libvirt.command("resume ferry", "resumed")
             agent.check("until [ -s /mnt/copy ]; do sleep 0.1; done", 30)
         assert (share / "open").read_text() == "before\nafter\n"
         assert (share / "copy").read_text() == "its name is gone\n"
@@ -85,3 +88,29 @@ def test_given_the_socket_of_a_daemon(share: Path, folder: Path, start_daemon: S
         assert (share / "copy").read_text() == "its name is gone\n"
         libvirt.command("destroy ferry", "destroyed")
         assert backend.wait() == 0
+
+
+@needs_libvirtd
+def test_migrated_to_another_libvirt_with_files_open(share: Path, folder: Path) -> None:
+    """virsh migrate --live: each libvirt starts a ferryfsd of its own; the guest goes on writing without noticing."""
+    binary = f'<binary path="{own_daemon()[0]}" xattr="on"/><source dir="{share}"/>'
+    (folder / "domain.xml").write_text(domain(find_parts(), binary))
+    with Host(folder / "a") as source, Host(folder / "b") as destination:
+        source.command("create", str(folder / "domain.xml"))
+        with Agent(source.port()) as agent:
+            agent.wait_ready()
+            agent.start(WRITER)
+            agent.check("until [ -s /mnt/open ] && [ ! -e /mnt/nameless ]; do sleep 0.1; done", 30)
+            moving = source.begin("migrate", "--live", "ferry", destination.uri, "--migrateuri", f"unix://{folder}/m")
+            with Agent(destination.port()) as moved:
+                source.finish(moving)
+                assert (share / "open").read_text() == "before\n"
+                (share / "go").touch()
+                moved.check("until [ -s /mnt/copy ]; do sleep 0.1; done", 30)
+        assert (share / "open").read_text() == "before\nafter\n"
+        assert (share / "copy").read_text() == "its name is gone\n"
+        assert "ferry" not in source.command("list", "--name", "--all")
+        destination.command("destroy", "ferry")
+        for host in (source, destination):
+            assert "Waiting for vhost-user socket connection" in host.daemon_log()
+            assert complaints(host.daemon_log()) == []
