@@ -96,6 +96,8 @@ REQUIREMENTS = (
 TEST_REQUIREMENTS = (
     Requirement("file systems for tests", "e2fsprogs", lambda: shutil.which("mkfs.ext4") is not None),
     Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
+    Requirement("system call traces for tests", "strace", lambda: shutil.which("strace") is not None),
+    Requirement("subordinate ids for tests", "uidmap", lambda: shutil.which("newuidmap") is not None),
     Requirement("libvirt's shell", "libvirt-clients", lambda: shutil.which("virsh") is not None),
     Requirement("libvirt's QEMU driver", "libvirt-daemon-driver-qemu", lambda: bool(_libvirt_driver())),
     Requirement("libvirt's daemon", "libvirt-daemon", lambda: Path("/usr/sbin/libvirtd").exists()),

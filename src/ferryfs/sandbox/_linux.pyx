@@ -227,6 +227,19 @@ def preload(bytes name not None):
     return dlopen(name, RTLD_NOW | RTLD_GLOBAL) != NULL
 
 
+ctypedef int (*mallopt_t)(int option, int value) nogil
+
+cdef enum:
+    # malloc.h of glibc
+    M_ARENA_MAX = -8
+
+
+def limit_arenas(int count):
+    """mallopt(3): at most so many arenas of malloc; False where the C library has none (musl)."""
+    cdef void *found = dlsym(NULL, b"mallopt")
+    return found != NULL and (<mallopt_t> found)(M_ARENA_MAX, count) == 1
+
+
 # libseccomp, opened at run time: its header isn't needed to build and its absence can be explained.
 cdef struct scmp_arg_cmp:
     unsigned int arg

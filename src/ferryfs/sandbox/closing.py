@@ -9,6 +9,8 @@ codecs                 modules too: those in use are looked up once, which keeps
 source lines           tracebacks read them (linecache, and the interpreter itself): ours are written without
 libgcc_s.so.1          glibc loads it when a thread is cancelled or exits: loaded now
 /etc/localtime         the C library reads it at the first time conversion and may again: TZ=UTC0 needs no file
+/sys/.../cpu/online    os.cpu_count() and malloc read it; a guest could make it say a million, or a pipe of it that
+                       nobody writes to: both are told the number now
 name services, iconv   not used; group names are resolved before
 message catalogs       strerror(3) uses them only after setlocale(LC_MESSAGES), which Python never calls by itself
 =====================  =============================================================================================
@@ -29,6 +31,8 @@ from ferryfs.sandbox import _linux
 
 _CODECS: Final = ("utf-8", "ascii", "latin-1", "utf-16-le", "utf-32-le", "raw_unicode_escape", "unicode_escape")
 _LIBRARIES: Final = (b"libgcc_s.so.1",)
+# What glibc takes by itself on a 64-bit machine.
+_ARENAS_PER_PROCESSOR: Final = 8
 
 
 def preload() -> None:
@@ -40,6 +44,7 @@ def preload() -> None:
     for library in _LIBRARIES:
         # musl has no such thing, and doesn't ask for it.
         _linux.preload(library)
+    _linux.limit_arenas(_ARENAS_PER_PROCESSOR * _processors())
     os.environ["TZ"] = "UTC0"
     time.tzset()
     time.localtime()
@@ -58,6 +63,12 @@ def seal() -> None:
     # As an attribute of an object: they are functions of the module, and are meant to be empty from now on.
     _replace(linecache, "updatecache", _no_lines)
     _replace(linecache, "checkcache", _nothing)
+    _replace(os, "cpu_count", _processors)
+
+
+def _processors() -> int:
+    """How many this process may use: a system call, no file."""
+    return len(os.sched_getaffinity(0))
 
 
 def _codec_names() -> set[str]:

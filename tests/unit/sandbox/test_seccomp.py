@@ -1,9 +1,12 @@
 """What the serving process may and may not do, tried from inside; and the list itself."""
 
+import re
 import signal
+from pathlib import Path
 
 import pytest
 
+from ferryfs.cli.options import Options, SeccompAction
 from ferryfs.sandbox import seccomp
 
 from .conftest import Inside
@@ -36,6 +39,39 @@ def test_what_no_server_needs_is_killed(inside: Inside, code: str) -> None:
     outcome = inside(code)
     assert outcome.status == KILLED, outcome
     assert "SIGSYS" in outcome.complained
+
+
+LIBC = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ptrace(0, 0, 0, 0)",
+        "mount(b'x', b'/share', b'tmpfs', 0, None)",
+        "process_vm_readv(1, None, 0, None, 0, 0)",
+        "personality(0)",
+        "syscall(321, 0, 0, 0)",  # bpf(2)
+        "syscall(425, 8, 0)",  # io_uring_setup(2)
+        "syscall(438, 0, 0, 0)",  # pidfd_getfd(2)
+    ],
+)
+def test_what_python_has_no_function_for_is_killed_too(inside: Inside, call: str) -> None:
+    assert inside(f"libc.{call}", before=LIBC).status == KILLED
+
+
+def test_clone3_is_not_there(inside: Inside) -> None:
+    """ENOSYS, so that the C library takes clone(2), whose flags can be looked at."""
+    assert inside("print(libc.syscall(435, 0, 0), ctypes.get_errno())", before=LIBC).said == "-1 38"
+
+
+def test_threads_from_before_are_confined_too(inside: Inside) -> None:
+    before = (
+        "go = threading.Event()\n"
+        "thread = threading.Thread(target=lambda: go.wait() and socket.socketpair())\n"
+        "thread.start()"
+    )
+    assert inside("go.set(); thread.join()", before=before, mode="none").status == -signal.SIGSYS
 
 
 def test_memory_for_code_is_refused(inside: Inside) -> None:
@@ -99,3 +135,12 @@ def test_nothing_that_starts_connects_or_loads_is_in_the_list() -> None:
     )
     forbidden += "open_tree move_mount fsopen userfaultfd personality seccomp landlock_create_ruleset pidfd_getfd"
     assert names.isdisjoint(forbidden.split())
+
+
+def test_every_suite_runs_with_the_filter() -> None:
+    """It is there by default, and no test of a suite switches it off."""
+    assert Options().seccomp is SeccompAction.KILL
+    tests = Path(__file__).parents[2]
+    off = re.compile(r"--seccomp[=\", ]+(none|log)")
+    without = {path.name for path in tests.rglob("*.py") if off.search(path.read_text())}
+    assert without == {"test_options.py"}
