@@ -10,10 +10,12 @@ from libc.string cimport memcmp, memcpy
 
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.index cimport INDEX_NONE, index_reserve
+from ferryfs.engine.identity cimport identify
+from ferryfs.engine.inode_fds cimport cache_fd, inode_fd
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_KEEPS_FD, Identity, Inode, InodeTable, cache_fd, fill_slot, find_mount, find_slot, identify, inode_fd,
-    inode_put, mount_of, set_hint, take_slot,
+    CHUNK, INODE_KEEPS_FD, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, set_hint, take_slot,
 )
+from ferryfs.engine.mounts cimport find_mount, mount_of
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_NOFOLLOW, O_PATH, STATX_BASIC_STATS, STATX_MNT_ID,
     STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, syscall,

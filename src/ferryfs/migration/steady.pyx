@@ -19,7 +19,8 @@ still: no name in it has changed from before 1 to now, so the inode is there.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferryfs.engine.index cimport INDEX_NONE
-from ferryfs.engine.inodes cimport INODE_INVALID, INODE_PLACED, Inode, find_slot, inode_fd, inode_put
+from ferryfs.engine.inode_fds cimport inode_fd
+from ferryfs.engine.inodes cimport INODE_INVALID, INODE_PLACED, Inode, find_slot, inode_put
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, SYS_statx, Statx, syscall,
 )
