@@ -21,7 +21,7 @@ from ferryfs.bench.cold import evict, fill
 from ferryfs.bench.guest import BenchGuest, guests, pages, request
 from ferryfs.bench.micro import percentile
 from ferryfs.bench.plan import Plan
-from ferryfs.bench.results import BARE, Cell, Turn
+from ferryfs.bench.results import BARE, WOKEN, Cell, Turn
 from ferryfs.bench.share import spread
 from ferryfs.errors import PeerError
 from ferryfs.frontend.load import LoadGenerator, LoadRequest
@@ -30,7 +30,6 @@ from ferryfs.wire.fuse import FSYNC_IN, GETATTR_IN, IN_HEADER, OPEN_IN, OUT_HEAD
 NAME: Final = "head-of-line"
 ABOUT: Final = "one GETATTR at a time, while other lanes of the same queue do something heavy"
 MOUNTS: Final = False
-WOKEN: Final = "bare, woken"
 SECONDS: Final = 1.0
 SAMPLES: Final = 1 << 20
 COLD_BYTES: Final = 512 << 20

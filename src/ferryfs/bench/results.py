@@ -15,6 +15,8 @@ from ferryfs.errors import OptionError
 FORMAT: Final = 2
 BARE: Final = "bare"
 """The subject of a cell that no daemon had a part in: the same system calls, or programs, on the same directory."""
+WOKEN: Final = "bare, woken"
+"""A thread that is sent a message for each system call, and answers with one."""
 
 Turn = dict[str, float]
 

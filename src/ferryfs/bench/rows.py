@@ -16,7 +16,7 @@ from typing import Final
 
 from ferryfs.bench import bare
 from ferryfs.bench.guest import BenchGuest, pages, request
-from ferryfs.bench.share import ENTRIES, FILE_BYTES, FILES, STREAM_BYTES, XATTR, spread
+from ferryfs.bench.share import ENTRIES, FILE_BYTES, FILES, LANES_MAX, STREAM_BYTES, XATTR, spread
 from ferryfs.frontend.load import LoadRequest
 from ferryfs.wire.fuse import (
     CREATE_IN,
@@ -99,6 +99,12 @@ def _lookup_hit(guest: BenchGuest, i: int) -> Lane:
     folder = guest.walk("files")
     guest.walk(_file(i))
     return [_one(Op.LOOKUP, folder, f"file{i:04}\0".encode())]
+
+
+def _lookup_new(guest: BenchGuest, i: int) -> Lane:
+    """A name that nobody knows, which is forgotten again: what each entry of a fresh mount costs."""
+    name = f"file{i + LANES_MAX:04}\0".encode()
+    return [_one(Op.LOOKUP, guest.walk("files"), name), _forget(0)]
 
 
 def _lookup_miss(guest: BenchGuest, i: int) -> Lane:
@@ -289,6 +295,7 @@ ROWS: Final = (
     Row("getattr", "GETATTR of a known file", _simple(_getattr), bare.getattr_),
     Row("statx", "STATX of a known file", _simple(_statx), bare.getattr_),
     Row("lookup hit", "LOOKUP of a name that the guest knows", _simple(_lookup_hit), bare.lookup_hit),
+    Row("lookup new", "LOOKUP of a name that the guest does not know, FORGET", _simple(_lookup_new), bare.lookup_hit),
     Row("lookup miss", "LOOKUP of a name that does not exist", _simple(_lookup_miss), bare.lookup_miss),
     Row("readlink", "READLINK", _simple(_readlink), bare.readlink),
     Row("getxattr", "GETXATTR of 16 bytes", _simple(_getxattr), bare.getxattr, options=("--xattr",)),

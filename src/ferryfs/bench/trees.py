@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 SEED: Final = 20
+LONG_AGO: Final = 1_600_000_000
 HEADERS: Final = 24
 INCLUDE_DIRS: Final = 6
 GIT: Final = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "safe.directory=*")
@@ -29,6 +31,9 @@ def sources(folder: Path, files: int) -> None:
 def repository(folder: Path, files: int) -> None:
     """The same under git, committed."""
     sources(folder, files)
+    # Files as young as git's index are read again by every `git status`: another workload, now and then.
+    for path in folder.rglob("*.txt"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["gc", "-q"]):
         subprocess.run([*GIT, "-C", str(folder), *words], check=True, stdout=subprocess.DEVNULL)
 
