@@ -48,18 +48,22 @@ def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_nothing_is_left_after_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ferryfs.cli.tool", "bench", *SHORT, "--rounds=1000", f"--share={tmp_path}"]
     process = subprocess.Popen(
-        [*command, "--set=workloads", "--rows=npm tree,npm install"], stderr=subprocess.PIPE, text=True
+        [*command, "--set=requests,workloads", "--rows=lookup miss,npm tree", f"--json={tmp_path / 'run.json'}"],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     with process.stderr:
-        # The first line is the machine; then mounts come and go.
-        assert process.stderr.readline()
+        # The machine, the first part; then mounts come and go.
+        assert " x " in process.stderr.readline()
+        assert process.stderr.readline().startswith("lookup miss")
         while not _mounts_of(process.pid):
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
     assert process.wait(60) == 130
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert [cell.row for cell in Run.load_json(tmp_path / "run.json").cells] == ["lookup miss"]
 
 
 def _mounts_of(pid: int) -> bool:

@@ -16,7 +16,7 @@ from ferryfs.bench import sets
 from ferryfs.bench.machine import Machine, load_average
 from ferryfs.bench.plan import Daemon, Plan
 from ferryfs.bench.results import Cell, Run, join
-from ferryfs.errors import OptionError
+from ferryfs.errors import FerryError, OptionError
 from ferryfs.frontend import kernel
 
 OWN: Final = "ferryfsd --shared-dir={share} --sandbox=none"
@@ -95,15 +95,25 @@ def _measured(args: argparse.Namespace, argv: Sequence[str]) -> Run:
         cells=[],
         notes=plan.notes,
     )
+    measured: list[Cell] = []
+
+    def progress(cells: list[Cell]) -> None:
+        measured.extend(cells)
+        _show(cells)
+
+    plan.progress = progress
     for part in parts:
-        run = replace(
-            run,
-            cells=run.cells + part.run(plan),
-            settings=run.settings | {part.NAME: f"{part.ABOUT}; {plan.rounds} turns of each daemon, in alternation"},
-        )
-        if args.json:
-            # What was measured stays, should a later part fail.
-            run.save(Path(args.json))
+        how = {part.NAME: f"{part.ABOUT}; {plan.rounds} turns of each daemon, in alternation"}
+        measured.clear()
+        try:
+            run = replace(run, cells=run.cells + part.run(plan), settings=run.settings | how)
+        except (KeyboardInterrupt, FerryError):
+            run = replace(run, cells=run.cells + measured, settings=run.settings | how)
+            raise
+        finally:
+            # What was measured stays, whatever comes then.
+            if args.json:
+                run.save(Path(args.json))
     return replace(run, load=f"{run.load} before, {load_average()} after")
 
 
@@ -183,7 +193,6 @@ def _plan(args: argparse.Namespace, known: Sequence[str]) -> Plan:
         in_flight=_numbers("--in-flight", args.in_flight),
         queues=_numbers("--queues", args.queues),
         front_ends=front_ends,
-        progress=_show,
     )
 
 
