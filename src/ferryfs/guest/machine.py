@@ -17,8 +17,8 @@ from ferryfs.guest.agent import Agent, Result
 from ferryfs.guest.command_line import PROGRAM, Machine, command_line
 from ferryfs.guest.qmp import Monitor, QmpError
 
-# TCG on a busy machine of two cores: ten times what an idle one needs.
-BOOT_TIMEOUT = 90.0
+# TCG on a very busy machine of two cores: thirty times what an idle one needs.
+BOOT_TIMEOUT = 180.0
 QUIT_TIMEOUT = 20.0
 POLL_SECONDS = 0.01
 

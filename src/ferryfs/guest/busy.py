@@ -1,29 +1,33 @@
-"""A guest that holds everything that has to move with it, and works on while it moves."""
+"""A guest that holds everything that has to move with it, and works on while it moves. For the demo and the tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ferryfs.errors import PeerError
 from ferryfs.guest.machine import Guest
 
 # Each is far more than a pipe takes: whoever lists the directory into one stops in the middle of it.
 NAMES = [f"{number:05d}-{'n' * 50}" for number in range(2500)]
 LINES = [f"line {number:04d}" for number in range(100)]
 
-# Words on descriptor 7 lead it: each but the last is one look at everything it holds.
+# Words on descriptor 7 lead it: each but the last is one look at everything it holds, and gives a line on descriptor 8.
+#
+# Both stay open, for reading and writing. Were /tmp/done opened for each line: 1. the shell waits in open(2) for a
+# reader; 2. find has written its last name and ends; 3. its SIGCHLD ends the open with EINTR, and no line ever comes.
 HOLDER = """
 cd /mnt && mkfifo /tmp/names /tmp/word /tmp/done || exit 1
-exec 3<held 4<>gone 5>>appended 7<>/tmp/word
+exec 3<held 4<>gone 5>>appended 7<>/tmp/word 8<>/tmp/done
 rm gone && echo before >&4 && echo before >&5 || exit 1
-find many >/tmp/names 3<&- 4<&- 5>&- 7<&- &
+find many >/tmp/names 3<&- 4<&- 5>&- 7<&- 8<&- &
 exec 6</tmp/names
-echo >/tmp/done
+echo >&8
 while read -r word <&7; do
     test "$word" = end && break
     read -r line <&3 && echo "$line"
     echo "$word" >&4 && echo "$word" >&5 || exit 1
     dd bs=16384 count=2 <&6 >>/tmp/listed 2>/dev/null || exit 1
-    echo >/tmp/done
+    echo >&8
 done
 cat <&3 && cat <&6 >>/tmp/listed && echo end >&4 && echo end >&5 && echo unlinked && cat /proc/self/fd/4
 """
@@ -62,7 +66,7 @@ class BusyGuest:
 
     def _done(self, guest: Guest) -> None:
         # A holder that failed never says so: its own result then comes first, and is the better text.
-        guest.check("until test -p /tmp/done; do usleep 10000; done; timeout 60 cat /tmp/done", timeout=90)
+        guest.check("until test -p /tmp/done; do usleep 10000; done; timeout 60 head -n 1 /tmp/done", timeout=90)
 
     def look(self, guest: Guest, word: str) -> None:
         """Let the holder use everything it holds."""
@@ -71,17 +75,29 @@ class BusyGuest:
         self._done(guest)
 
     def end(self, guest: Guest) -> int:
-        """End the programs, see that nothing was lost on either side, and return how often the writer went round."""
+        """End the programs, see that nothing was lost on either side, and return how often the writer went round.
+
+        :raises PeerError: something was lost, came twice or has other content; the text names it.
+        """
         guest.check("touch /tmp/stop; echo end >/tmp/word")
         words = "".join(f"{word}\n" for word in [*self._words, "end"])
         held = "".join(f"{line}\n" for line in LINES)
-        assert guest.agent.result(self._holder) == (0, f"{held}unlinked\n{words}")
-        assert sorted(guest.check("cat /tmp/listed").split()) == ["many", *(f"many/{name}" for name in NAMES)]
+        status, output = guest.agent.result(self._holder)
+        _expect(f"{status} {output}", f"0 {held}unlinked\n{words}", "what the guest read from its open files")
+        listed = sorted(guest.check("cat /tmp/listed").split())
+        _expect(listed, ["many", *(f"many/{name}" for name in NAMES)], "the listing of the half-read directory")
         status, output = guest.agent.result(self._writer)
-        assert (status, output.strip().isdecimal()) == (0, True), output
+        if status or not output.strip().isdecimal():
+            raise PeerError(f"the writer in the guest failed: {output.strip()}")
         rounds = int(output)
-        assert (self._shared / "log").read_text().split() == [str(number) for number in range(rounds)]
-        assert (self._shared / "work").read_text() == f"{rounds - 1}\n"
-        assert (self._shared / "appended").read_text() == words
-        assert not (self._shared / "gone").exists()
+        log = (self._shared / "log").read_text().split()
+        _expect(log, [str(number) for number in range(rounds)], "the writer's log on the host")
+        _expect((self._shared / "work").read_text(), f"{rounds - 1}\n", "the writer's file on the host")
+        _expect((self._shared / "appended").read_text(), words, "the appended file on the host")
+        _expect((self._shared / "gone").exists(), False, "whether the unlinked file has a name")
         return rounds
+
+
+def _expect(seen: object, wanted: object, what: str) -> None:
+    if seen != wanted:
+        raise PeerError(f"{what}: {wanted!r} was to be seen, and {seen!r} was.")

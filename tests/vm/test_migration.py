@@ -1,8 +1,4 @@
-"""A running guest moves from one QEMU and daemon to another, or through a file, with everything it holds.
-
-Not part of the suite yet: a cancelled migration failed once on a busy machine, and the cause is not known. By hand:
-python -m pytest tests/vm/migration_in_qemu.py
-"""
+"""A running guest moves from one QEMU and daemon to another, or through a file, with everything it holds."""
 
 from __future__ import annotations
 
@@ -17,9 +13,9 @@ from daemons import StartDaemon, daemon_command
 
 from ferryfs.guest import moving
 from ferryfs.guest.backend import Backend
+from ferryfs.guest.busy import BusyGuest, fill
 from ferryfs.guest.command_line import Share
 from ferryfs.guest.machine import Guest
-from vm.busy import BusyGuest, fill
 from vm.conftest import MOUNT_POINT, TAG, Boot
 
 MEMORY = 256
