@@ -1,4 +1,4 @@
-"""``ferryfs demo``: a Linux guest uses a directory of this host, step by step, with what each side saw and how long.
+"""``ferryfs demo``: a Linux guest uses a directory of this host, and moves; what each side saw, and how long it took.
 
 Each step is checked on the other side than the one that took it, so a demo that ends well also proves that it works. A
 guest's step costs about 40 ms more than the command itself under emulation: the agent starts a shell for it.
@@ -17,16 +17,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ferryfs.cli.demo_move import Side, move
 from ferryfs.errors import FerryError, PeerError
 from ferryfs.guest import accelerator
 from ferryfs.guest.backend import Backend, own_daemon
 from ferryfs.guest.command_line import Machine, Share
-from ferryfs.guest.image import Parts, find_parts, initramfs
+from ferryfs.guest.image import Parts, cache_folder, find_parts, initramfs
 from ferryfs.guest.machine import Guest
 
 TAG = "ferry"
 MOUNT_POINT = "/mnt"
 LARGE_MIB = 32
+MEMORY_MIB = 256
 SAMPLE = {
     "hello.txt": "Hello from the host.\n",
     "notes/monday.txt": "Oil the ropes.\n",
@@ -120,17 +122,21 @@ def _tour(story: Story, guest: Guest, shared: Path) -> None:
     large = f"dd if=/dev/zero of={MOUNT_POINT}/large bs=1M count={LARGE_MIB} conv=fsync"
     _guest_command(story, guest, large)
     _expect(str((shared / "large").stat().st_size), str(LARGE_MIB << 20), f"the size of {shared}/large")
-    _guest_command(story, guest, f"rm {MOUNT_POINT}/large && umount {MOUNT_POINT}")
+    _guest_command(story, guest, f"rm {MOUNT_POINT}/large")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ferryfs demo", description="Boot a Linux guest in QEMU and let it use a directory of this host."
+        prog="ferryfs demo",
+        description="Boot a Linux guest in QEMU, let it use a directory of this host, and move it to another QEMU.",
     )
     parser.add_argument("--daemon", metavar="COMMAND", help="another vhost-user-fs daemon than this package's ferryfsd")
     parser.add_argument("--daemon-options", metavar="OPTIONS", default="", help="more options for the daemon")
     parser.add_argument("--kernel", type=Path, help="a guest kernel with virtiofs and virtio-pci built in")
     parser.add_argument("--accelerator", choices=("auto", accelerator.KVM, accelerator.TCG), default="auto")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", default=cache_folder() / "demo.html", help="where the report goes"
+    )
     return parser
 
 
@@ -150,23 +156,37 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
         image = initramfs(parts)
 
     command = tuple(shlex.split(arguments.daemon)) if arguments.daemon else own_daemon()
-    options = [*_sandbox_options(), *shlex.split(arguments.daemon_options)]
-    backend = Backend(command, shared, folder / "ferry.sock", folder / "daemon.log", options)
+    # Only ours has a log with milliseconds, and tells of the phases.
+    phases = [] if arguments.daemon else ["--log-format=json"]
+    options = [*_sandbox_options(), *phases, *shlex.split(arguments.daemon_options)]
+
     with contextlib.ExitStack() as running:
-        with story.step("host", f"starts {shlex.join(backend.command)}"):
-            running.enter_context(backend)
-        machine = Machine(parts.kernel, image, chosen, shares=(Share(TAG, backend.socket),))
-        guest = Guest(machine)
-        with story.step("host", "boots the guest in QEMU, which connects to the daemon's socket") as shown:
-            running.enter_context(guest)
-            shown.append(f"Linux {guest.check('uname -r').strip()} is up")
-        _tour(story, guest, shared)
+
+        def side(name: str, incoming: str = "") -> Side:
+            backend = Backend(command, shared, folder / f"{name}.sock", folder / f"{name}.log", options)
+            with story.step("host", f"starts {shlex.join(backend.command)}"):
+                running.enter_context(backend)
+            shares = (Share(TAG, backend.socket),)
+            guest = Guest(Machine(parts.kernel, image, chosen, shares, memory=MEMORY_MIB, incoming=incoming))
+            what = "starts a second QEMU, which waits for the guest" if incoming else "boots the guest in QEMU"
+            with story.step("host", f"{what} and connects to the daemon's socket") as shown:
+                running.enter_context(guest)
+                if not incoming:
+                    shown.append(f"Linux {guest.check('uname -r').strip()} is up")
+            return Side(guest, backend)
+
+        source = side("source")
+        _tour(story, source.guest, shared)
+        destination = move(
+            story.step, source, lambda: side("destination", "defer"), shared, arguments.report.absolute()
+        )
+        _guest_command(story, destination.guest, f"umount {MOUNT_POINT}")
         with story.step("host", "ends QEMU; the daemon sees its front-end go, and ends by itself") as shown:
-            guest.stop()
-            status = backend.wait()
+            destination.guest.stop()
+            status = destination.backend.wait()
             shown.append(f"the daemon's exit status is {status}")
     if status:
-        raise PeerError(f"the daemon ended with status {status}: {backend.log_text().strip()}")
+        raise PeerError(f"the daemon ended with status {status}: {destination.backend.log_text().strip()}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,9 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(arguments, folder)
         except FerryError as error:
             print(f"ferryfs demo: {error}", file=sys.stderr)
-            log = folder / "daemon.log"
-            if log.exists() and (text := log.read_text(errors="replace").strip()) not in str(error):
-                print(f"The daemon said:\n{text}", file=sys.stderr)
+            for log in sorted(folder.glob("*.log")):
+                if (text := log.read_text(errors="replace").strip()) not in str(error):
+                    print(f"The daemon of the {log.stem} said:\n{text}", file=sys.stderr)
             return error.exit_code
-    print("Every step came out as it should.")
+    print(f"Every step came out as it should. The migration as a picture: {arguments.report.absolute()}")
     return 0

@@ -19,10 +19,14 @@ class QmpError(SetupError):
 
 
 class Monitor:
-    """A connection to a QEMU's monitor. ``events`` keeps, in order, those that nobody waited for yet."""
+    """A connection to a QEMU's monitor.
+
+    ``events`` keeps, in order, those that nobody waited for yet; ``history`` keeps all that were read.
+    """
 
     def __init__(self, path: Path, timeout: float = 30.0) -> None:
         self.events: list[JsonObject] = []
+        self.history: list[JsonObject] = []
         self._buffer = b""
         self._socket = socket.socket(socket.AF_UNIX)
         try:
@@ -56,6 +60,9 @@ class Monitor:
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         value: JsonObject = json.loads(line)
+        if "event" in value:
+            self.events.append(value)
+            self.history.append(value)
         return value
 
     def execute(self, command: str, arguments: JsonObject | None = None, *, timeout: float = 30.0) -> Any:
@@ -71,11 +78,10 @@ class Monitor:
         while True:
             answer = self._receive(deadline)
             if "event" in answer:
-                self.events.append(answer)
-            elif "error" in answer:
+                continue
+            if "error" in answer:
                 raise QmpError(f"QEMU refused {command}: {answer['error'].get('desc', answer['error'])}")
-            else:
-                return answer.get("return")
+            return answer.get("return")
 
     def wait_event(self, name: str, *, timeout: float = 30.0) -> JsonObject:
         """The first event of that name that nobody waited for yet; it and those before it are taken from ``events``."""
@@ -85,6 +91,4 @@ class Monitor:
                 if event["event"] == name:
                     del self.events[: index + 1]
                     return event
-            answer = self._receive(deadline)
-            if "event" in answer:
-                self.events.append(answer)
+            self._receive(deadline)
