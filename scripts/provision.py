@@ -162,8 +162,9 @@ def install_system_packages(requirements: Sequence[Requirement]) -> None:
         apt = [*prefix, *environment, "apt-get", *options]
         run([*apt, "update"])
         target: list[str] = []
-        wants_libvirt = any(package.startswith("libvirt-") for package in packages)
-        if wants_libvirt and _candidate(options, "libvirt-clients") < OLDEST_LIBVIRT and backports():
+        # Of what is missing: the candidate of a package that is installed is at least what is installed.
+        libvirt = next((package for package in packages if package.startswith("libvirt-")), None)
+        if libvirt and _candidate(options, libvirt) < OLDEST_LIBVIRT and backports():
             # The release's own is from before virtiofs could be saved or moved.
             target = ["-t", backports()[0].suite]
         if "qemu-system-x86" in packages and _candidate(options, "qemu-system-x86") < OLDEST_QEMU:

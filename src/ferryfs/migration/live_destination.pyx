@@ -233,7 +233,7 @@ cdef class LiveDestination:
 
     def restore_records(self, records, compare, same, mount_fds):
         """Restores what ``bulk.Records`` can; what only leads to others is pinned, as by restore."""
-        threads = os.cpu_count() or 1
+        threads = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(threads, "migration-restore") as pool:
             refill.restore(records, self.device, compare, same, mount_fds, pool.map, threads)
         self.pinned.extend(records.pinned())
