@@ -1,7 +1,7 @@
 # Acting as the guest's user for one request.
 from libc.stdint cimport uint32_t
 
-from ferryfs.engine.server cimport Server
+from ferryfs.engine.server cimport Request, Server
 
 
 cdef struct Creds:
@@ -10,6 +10,7 @@ cdef struct Creds:
     int groups_changed
 
 
+cdef int settle(Request *request) noexcept nogil
 cdef int creds_enter(const Server *server, Creds *creds, uint32_t uid, uint32_t gid, bint has_group, uint32_t group) noexcept nogil
 cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil
 cdef bint fsetid_drop() noexcept nogil

@@ -7,8 +7,10 @@ from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport abort
 
-from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, Server
-from ferryfs.engine.sys cimport SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, syscall
+from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, Request, Server
+from ferryfs.engine.sys cimport (
+    CLONE_FS, SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, fchdir, syscall, umask, unshare,
+)
 
 
 cdef enum:
@@ -38,6 +40,20 @@ cdef bint change_effective(uint32_t bit, bint on) noexcept nogil:
         return False
     data[0].effective ^= <uint32_t>1 << bit
     return syscall(SYS_capset, &header, data) == 0
+
+
+cdef int settle(Request *request) noexcept nogil:
+    """Gives this thread a working directory and a umask of its own, once; 0 or -errno.
+
+    Requests set the one, and xattr calls are relative to the other, which is /proc/self/fd. A thread without them (no memory) must
+    do neither: it would change the whole process, and "12" would be a file of that name in whatever directory that is in.
+    """
+    if not request.settled:
+        if unshare(CLONE_FS) < 0 or fchdir(request.server.proc_fd) < 0:
+            return -errno
+        umask(0)
+        request.settled = True
+    return 0
 
 
 cdef int creds_enter(

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from ferryfs.engine.attrs cimport adopt_created, find_child, reply_child, undo_lookup
-from ferryfs.engine.creds cimport Creds, creds_enter, creds_leave
+from ferryfs.engine.creds cimport Creds, creds_enter, creds_leave, settle
 from ferryfs.engine.fuse_abi cimport (
     FUSE_EXT_GROUPS, FUSE_MAX_NR_SECCTX, OP_CREATE, CreateIn, EntryOut, ExtHeader, MkdirIn, MknodIn,
 )
@@ -98,7 +98,9 @@ cdef int take_extensions(Request *request, uint32_t position, Maker *maker) noex
 cdef int become(Request *request, Maker *maker, uint32_t mask) noexcept nogil:
     """Takes on the guest's user, group and umask; 0 or -errno. To be followed by unbecome."""
     cdef Server *server = request.server
-    cdef int result = id_to_host(server.policy.uids, server.policy.uid_count, request.head.uid, &maker.uid)
+    cdef int result = settle(request)
+    if result == 0:
+        result = id_to_host(server.policy.uids, server.policy.uid_count, request.head.uid, &maker.uid)
     if result == 0:
         result = id_to_host(server.policy.gids, server.policy.gid_count, request.head.gid, &maker.gid)
     if result == 0 and maker.has_group:

@@ -7,7 +7,7 @@ from libc.errno cimport E2BIG, EINVAL, ENOSYS, EOPNOTSUPP, ERANGE, EROFS, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
-from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore, settle
 from ferryfs.engine.fuse_abi cimport FUSE_SETXATTR_ACL_KILL_SGID, GetxattrIn, SetxattrIn
 from ferryfs.engine.inodes cimport Inode, inode_get_fd, inode_put
 from ferryfs.engine.policy cimport xattr_to_guest, xattr_to_host
@@ -44,6 +44,9 @@ cdef Inode *target(Request *request, char *path, int *error) noexcept nogil:
     cdef int fd
     if not server.settings.xattr:
         error[0] = -ENOSYS
+        return NULL
+    error[0] = settle(request)
+    if error[0] < 0:
         return NULL
     fd = inode_get_fd(&server.inodes, request.head.nodeid, &inode)
     if fd < 0:

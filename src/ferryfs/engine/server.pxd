@@ -85,6 +85,7 @@ cdef struct Request:
     uint8_t *scratch            # SCRATCH bytes
     iovec *iovecs               # MAX_IOVECS
     int queue                   # for log lines
+    int settled                 # the thread has a working directory and a umask of its own (creds.settle)
     void *worker
     void (*may_block)(Request *) noexcept nogil     # called before a system call that is known to wait
 

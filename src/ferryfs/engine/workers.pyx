@@ -20,10 +20,11 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 from posix.time cimport timespec
 
+from ferryfs.engine.creds cimport settle
 from ferryfs.engine.dispatch cimport is_slow, serve
 from ferryfs.engine.events cimport EVENT_BAD_CHAIN, EVENT_BROKEN_RING, EVENT_TROUBLE, event_post
 from ferryfs.engine.server cimport MAX_ARGS, MAX_IOVECS, SCRATCH, Request, Server
-from ferryfs.engine.sys cimport CLONE_FS, EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, fchdir, umask, unshare, write
+from ferryfs.engine.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, write
 from ferryfs.engine.threads cimport (
     SIG_SETMASK, SIGBUS_, SIGSEGV_, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t,
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_wait, pthread_create,
@@ -296,10 +297,8 @@ cdef void *work(void *argument) noexcept nogil:
     sigdelset(&signals, SIGSEGV_)
     pthread_sigmask(SIG_SETMASK, &signals, NULL)
     pthread_setname_np(pthread_self(), "ferry-worker")
-    # A umask and a working directory of its own: requests set the one, and xattr calls are relative to the other.
-    if unshare(CLONE_FS) < 0 or fchdir(pool.server.proc_fd) < 0:
+    if settle(&worker.request) < 0:
         event_post(&pool.server.events, EVENT_TROUBLE, -1, errno, "a worker could not get its own working directory")
-    umask(0)
     while True:
         pthread_mutex_lock(&pool.lock)
         while worker.ring == NULL and not pool.closing:
