@@ -22,8 +22,8 @@ cdef enum:
     INODE_KEEPS_FD = 1              # fd is how we hold it, not a cached one
     INODE_RECENT = 2                # its cached fd was used since the clock's hand passed
     INODE_INVALID = 4               # lost in a migration: every access answers `error`
-    INODE_PLACED = 16               # its name was looked at since the source last noted when its directory was changed (migration)
     INODE_HOLLOW = 8                # its content was lost in a migration: it has attributes, and can't be opened
+    INODE_PLACED = 16               # its name was looked at since the source last noted when its directory was changed (migration)
     INLINE_HANDLE = 16              # bytes of a handle that need no allocation: ext4 has 8, xfs 12
     CHUNK = 1024                    # inodes allocated at a time; a chunk never moves
     MAX_MOUNTS = 4096               # different mounts with live inodes
