@@ -24,7 +24,13 @@ class Boot(Protocol):
     """Boots a guest with shares, and ends it when the scope ends."""
 
     def __call__(
-        self, *shares: Share, python: bool = False, cpus: int = 2, memory: int = 512, incoming: str = ""
+        self,
+        *shares: Share,
+        python: bool = False,
+        cpus: int = 2,
+        memory: int = 512,
+        incoming: str = "",
+        extra: tuple[str, ...] = (),
     ) -> Guest: ...
 
 
@@ -33,11 +39,18 @@ def booting() -> Iterator[Boot]:
     """A scope that guests live in."""
     with ExitStack() as running:
 
-        def boot(*shares: Share, python: bool = False, cpus: int = 2, memory: int = 512, incoming: str = "") -> Guest:
+        def boot(
+            *shares: Share,
+            python: bool = False,
+            cpus: int = 2,
+            memory: int = 512,
+            incoming: str = "",
+            extra: tuple[str, ...] = (),
+        ) -> Guest:
             parts = find_parts(python=python)
             chosen = accelerator.choose(find_parts())
             machine = Machine(
-                parts.kernel, initramfs(parts), chosen, shares, cpus=cpus, memory=memory, incoming=incoming
+                parts.kernel, initramfs(parts), chosen, shares, cpus=cpus, memory=memory, incoming=incoming, extra=extra
             )
             return running.enter_context(Guest(machine))
 
