@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,10 +37,11 @@ MOMENTS = ("before", "collecting", "between")
 
 RIGHT = "right"
 CARRIED = "right, as a copy"
+WARNED = "other content, with a warning"
 REFUSED = "refused"
 FAILED = "error for the guest"
 WRONG = "WRONG"
-SEVERITY = (RIGHT, CARRIED, REFUSED, FAILED, WRONG)
+SEVERITY = (RIGHT, CARRIED, REFUSED, FAILED, WARNED, WRONG)
 
 COLLECT_S = 0.4
 
@@ -50,6 +51,12 @@ class Held(Protocol):
 
     def judge(self) -> str:
         """What has become of it, as the guest sees it."""
+
+    def copied(self, folder: Path) -> None:
+        """``folder`` is now what the line's own one is, in a copy of the share."""
+
+    def arrived(self) -> None:
+        """The destination serves that copy."""
 
 
 class Scenario(Protocol):
@@ -67,15 +74,29 @@ class OpenFile:
     """A file of the guest, open for reading and writing, and the host's own view of that same file."""
 
     def __init__(self, guest: Path, host: Path, name: str, stack: ExitStack) -> None:
-        self._content = f"this is {host.name}/{name}\n".encode() * 100
+        self._content = b"this is %s\n" % os.fsencode(f"{host.name}/{name}") * 100
         self._host = host
         (host / name).parent.mkdir(parents=True, exist_ok=True)
         (host / name).write_bytes(self._content)
         self._fd = os.open(guest / name, os.O_RDWR)
         self._theirs = os.open(host / name, os.O_RDONLY)
-        stack.callback(os.close, self._fd)
+        stack.callback(_close, self._fd)
         stack.callback(os.close, self._theirs)
+        self._stack = stack
+        self._copy: tuple[Path, int] | None = None
         os.read(self._fd, 10)
+
+    def copied(self, folder: Path) -> None:
+        own = os.fstat(self._theirs).st_ino
+        for path in self._host.rglob("*"):
+            if path.lstat().st_ino == own:
+                fd = os.open(folder / path.relative_to(self._host), os.O_RDONLY)
+                self._stack.callback(os.close, fd)
+                self._copy = folder, fd
+
+    def arrived(self) -> None:
+        if self._copy is not None:
+            self._host, self._theirs = self._copy
 
     def judge(self) -> str:
         token = os.urandom(16).hex().encode()
@@ -90,9 +111,15 @@ class OpenFile:
             return FAILED
         self._content = token + self._content[len(token) :]
         if os.pread(self._theirs, len(token), 0) == token:
-            return RIGHT
+            return CARRIED if self._copy else RIGHT
         others = (path for path in self._host.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
         return WRONG if any(token in path.read_bytes() for path in others) else CARRIED
+
+
+def _close(fd: int) -> None:
+    """What became of the file was judged before: closing one that was lost says so once more."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 class Both:
@@ -103,6 +130,14 @@ class Both:
 
     def judge(self) -> str:
         return worst([file.judge() for file in self._files])
+
+    def copied(self, folder: Path) -> None:
+        for file in self._files:
+            file.copied(folder)
+
+    def arrived(self) -> None:
+        for file in self._files:
+            file.arrived()
 
 
 @dataclass(frozen=True)
@@ -116,6 +151,12 @@ class Check:
             return RIGHT if self.holds() else WRONG
         except OSError:
             return FAILED
+
+    def copied(self, folder: Path) -> None:
+        """Nothing in it is about the directory."""
+
+    def arrived(self) -> None:
+        """The same."""
 
 
 # What the host does with src/main.c (and README), by itself.
@@ -333,6 +374,48 @@ def a_folder_to_sit_in(guest: Path, host: Path, stack: ExitStack) -> Held:
     return Check(lambda: os.fstat(fd).st_nlink in (0, 1, 2))
 
 
+def dropped_dentries(guest: Path, host: Path, stack: ExitStack) -> Held:
+    """The host forgets all names that nobody uses: what is held by file handle has no path in /proc then."""
+    held = Both(guest, host, stack)
+    for number in range(50):
+        (host / f"cached {number}").write_text(f"{number}")
+        (guest / f"cached {number}").stat()
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+    same = Check(lambda: all((guest / f"cached {number}").read_text() == f"{number}" for number in range(50)))
+    return _All([held, same])
+
+
+def odd_name(guest: Path, host: Path, stack: ExitStack) -> Held:
+    """Neither the file's name nor its directory's is UTF-8."""
+    return OpenFile(guest, host, os.fsdecode(b"caf\xe9/\xff\xfe"), stack)
+
+
+def deep_and_long(guest: Path, host: Path, stack: ExitStack) -> Held:
+    """40 directories deep, and a path of more than 4,800 bytes."""
+    content = b"at the bottom\n"
+    below = [os.open(host, os.O_RDONLY), os.open(guest, os.O_RDONLY)]
+    for _ in range(40):
+        os.mkdir("n" * 120, dir_fd=below[0])
+        above, below = below, [os.open("n" * 120, os.O_RDONLY, dir_fd=fd) for fd in below]
+        for fd in above:
+            os.close(fd)
+    with open(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=below[0]), "wb") as file:
+        file.write(content)
+    fd = os.open("file", os.O_RDONLY, dir_fd=below[1])
+    for one in (fd, *below):
+        stack.callback(os.close, one)
+    return Check(lambda: os.pread(fd, 100, 0) == content)
+
+
+def submount(guest: Path, host: Path, stack: ExitStack) -> Held:
+    """A file on another file system that is mounted in the share."""
+    (host / "volume").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", host / "volume"], check=True)
+    stack.callback(subprocess.run, ["umount", "--lazy", host / "volume"], check=True)
+    return OpenFile(guest, host, "volume/file", stack)
+
+
 HOLDINGS: tuple[Scenario, ...] = (
     many_inodes,
     hard_links,
@@ -343,6 +426,10 @@ HOLDINGS: tuple[Scenario, ...] = (
     unlinked_by_the_guest,
     half_read_directory,
     a_folder_to_sit_in,
+    dropped_dentries,
+    odd_name,
+    deep_and_long,
+    submount,
 )
 
 
@@ -353,18 +440,26 @@ class _All:
     def judge(self) -> str:
         return worst([part.judge() for part in self.parts])
 
+    def copied(self, folder: Path) -> None:
+        for part in self.parts:
+            part.copied(folder)
+
+    def arrived(self) -> None:
+        for part in self.parts:
+            part.arrived()
+
 
 class Stage:
     """A share, its mount, and the daemons of one kind that it goes to one after the other."""
 
-    def __init__(self, daemon: str, mode: str, folder: Path, start: StartDaemon) -> None:
+    def __init__(self, daemon: str, mode: str, folder: Path, start: StartDaemon, options: Sequence[str] = ()) -> None:
         self._daemon = daemon
         self._folder = folder
         self._start = start
         self._count = 0
         self._proxies = ExitStack()
         self._targets: list[Backend] = []
-        self.options = ["--modcaps=+dac_read_search", f"--migration-mode={mode}"]
+        self.options = ["--modcaps=+dac_read_search", f"--migration-mode={mode}", *options]
         self.share = folder / "share"
         self.mountpoint = folder / "mount"
 
@@ -385,23 +480,31 @@ class Stage:
         scenario: Scenario,
         change: Callable[[Path], None] = nothing,
         moment: str = "before",
-        elsewhere: Path | None = None,
+        elsewhere: Callable[[], Path] | None = None,
     ) -> str:
-        """The outcome of one line. A refusal counts as such only when the source has everything right afterwards."""
+        """The outcome of one line. A refusal counts as such only when the source has everything right afterwards.
+
+        ``elsewhere`` makes what the destination serves when the guest holds what it holds; ``moment`` "there" is a
+        change in that.
+        """
         self._count += 1
         name = f"line{self._count}"
         host = self.share / name
         host.mkdir()
-        command = daemon_command(self._daemon)
-        target = self._start(command, elsewhere or self.share, ["--sandbox=none", *self.options])
-        self._targets.append(target)
         path = self._folder / f"proxy{self._count}"
         before = {int(Request.SET_DEVICE_STATE_FD): lambda: change(host)} if moment == "between" else {}
-        self._proxies.enter_context(CuttingProxy(path, target.socket, 1000, before))
         with ExitStack() as stack:
             held = scenario(self.mountpoint / name, host, stack)
             if moment == "before":
                 change(host)
+            served = elsewhere() if elsewhere else self.share
+            target = self._start(daemon_command(self._daemon), served, ["--sandbox=none", *self.options])
+            self._targets.append(target)
+            self._proxies.enter_context(CuttingProxy(path, target.socket, 1000, before))
+            if not os.path.samefile(served, self.share):
+                held.copied(served / name)
+            if moment == "there":
+                change(served / name)
             timer = threading.Timer(COLLECT_S / 2, change, [host])
             if moment == "collecting":
                 timer.start()
@@ -411,7 +514,10 @@ class Stage:
                 ask(str(self.mountpoint), "migrate", request)
             except PeerError:
                 return worst([REFUSED, held.judge()])
-            return held.judge()
+            held.arrived()
+            outcome = held.judge()
+            warned = "changed at another time than the source's" in target.log.read_text(errors="replace")
+            return WARNED if outcome == WRONG and warned else outcome
 
 
 def title(thing: object) -> str:
