@@ -62,6 +62,19 @@ def test_commands_are_accepted(command: str) -> None:
     assert "shared-dir" in done.stdout
 
 
+def guide_errors() -> list[str]:
+    """What the user guide quotes of ours."""
+    _, _, after = (DOCS / "guide.md").read_text().partition("| what it says |")
+    return re.findall(r"^\| `([^`]+)` \|", after, re.MULTILINE)
+
+
+@pytest.mark.parametrize("error", guide_errors())
+def test_errors_in_the_guide_are_in_the_code(error: str) -> None:
+    code = "\n".join(path.read_text() for path in sorted((TOP / "src/ferryfs").rglob("*.py")))
+    # A string over two lines of code is one.
+    assert error in re.sub(r'"\s*\n\s*f?"', "", code)
+
+
 def quoted_errors() -> list[str]:
     """The first column of the table of errors."""
     _, _, after = (DOCS / "migration.md").read_text().partition("## Errors")

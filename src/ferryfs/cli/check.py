@@ -23,7 +23,6 @@ OK: Final = "ok"
 NOTE: Final = "note"
 FAILED: Final = "failed"
 
-XATTR: Final = "user.ferryfs.check"
 MOUNTS_SHOWN: Final = 20
 
 
@@ -191,11 +190,10 @@ def mounts_below(shared: str, mountinfo: str = "/proc/self/mountinfo") -> list[s
 
 
 def _xattr(options: Options, shared: str) -> Line:
-    bad = FAILED if options.uses_xattr() else NOTE
-    try:
-        os.listxattr(shared)
-    except OSError as error:
-        return Line(bad, "xattr", f"this file system has no extended attributes ({error.strerror})")
+    reason = root.without_xattrs(shared)
+    if reason:
+        text = f"this file system has no extended attributes for users ({reason})"
+        return Line(FAILED if options.uses_xattr() else NOTE, "xattr", text)
     if not options.uses_xattr():
         return Line(OK, "xattr", "the file system has them, the guest gets them with --xattr")
     return Line(OK, "xattr", "the file system has them")

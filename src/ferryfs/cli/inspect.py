@@ -47,8 +47,8 @@ class _Part:
     fault: str
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit status: 0, 1 for a file that is no loadable state, 2 for a wrong command line."""
+def arguments_parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parser = argparse.ArgumentParser(
         prog="ferryfs inspect",
         description="Shows the migration state in FILE: one as a daemon wrote it, or those in a QEMU migration file.",
@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="everything, for programs: a list of states")
     parser.add_argument("--all", action="store_true", help=f"the whole tree, also beyond {TREE_LINES} lines")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; the exit status: 0, 1 for a file that is no loadable state, 2 for a wrong command line."""
+    options = arguments_parser().parse_args(argv)
     try:
         parts = _read(options.file)
         if options.json:

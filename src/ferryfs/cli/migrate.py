@@ -48,25 +48,33 @@ def report(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def migrate_main(argv: Sequence[str]) -> int:
-    """Moves a mount to another daemon."""
-    parser = _parser(
+def migrate_parser() -> argparse.ArgumentParser:
+    """The arguments of ``ferryfs migrate``."""
+    return _parser(
         "ferryfs migrate",
         "Move a mount made by `ferryfs mount` from its daemon to another one, without unmounting.",
         "DEST-SOCKET",
         "socket of the daemon that takes over",
     )
-    arguments = parser.parse_args(argv)
+
+
+def migrate_main(argv: Sequence[str]) -> int:
+    """Moves a mount to another daemon."""
+    arguments = migrate_parser().parse_args(argv)
     return _run(arguments, "migrate", destination=os.path.abspath(arguments.target))
 
 
-def save_main(argv: Sequence[str]) -> int:
-    """Saves a mount's device state; it goes on being served."""
-    parser = _parser(
+def save_parser() -> argparse.ArgumentParser:
+    """The arguments of ``ferryfs save``."""
+    return _parser(
         "ferryfs save",
         "Write the device state of a mount made by `ferryfs mount` to a file; `ferryfs mount --restore` loads it.",
         "FILE",
         "file for the state (FILE.mount holds what the kernel negotiated)",
     )
-    arguments = parser.parse_args(argv)
+
+
+def save_main(argv: Sequence[str]) -> int:
+    """Saves a mount's device state; it goes on being served."""
+    arguments = save_parser().parse_args(argv)
     return _run(arguments, "save", file=os.path.abspath(arguments.target))

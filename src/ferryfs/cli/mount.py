@@ -23,24 +23,25 @@ from ferryfs.frontend.mount import Mount, MountOptions
 SUMMARY = "mount what a vhost-user-fs daemon shares on a directory of this machine, without a virtual machine"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ferryfs mount", description=SUMMARY[0].upper() + SUMMARY[1:] + ".")
-    parser.add_argument("socket", metavar="SOCKET", help="the daemon's vhost-user socket")
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory (or file, for a shared file)")
-    parser.add_argument("--queues", type=int, default=1, metavar="N", help="request queues, 1 to 64 (default 1)")
-    parser.add_argument(
+def arguments_parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    made = argparse.ArgumentParser(prog="ferryfs mount", description=SUMMARY[0].upper() + SUMMARY[1:] + ".")
+    made.add_argument("socket", metavar="SOCKET", help="the daemon's vhost-user socket")
+    made.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory (or file, for a shared file)")
+    made.add_argument("--queues", type=int, default=1, metavar="N", help="request queues, 1 to 64 (default 1)")
+    made.add_argument(
         "--queue-size", type=int, default=128, metavar="N", help="entries of each queue, a power of two (default 128)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--in-flight", type=int, default=64, metavar="N", help="requests in flight in all queues (default 64)"
     )
-    parser.add_argument("--foreground", "-f", action="store_true", help="stay; Ctrl-C unmounts")
-    parser.add_argument("--daemon", metavar="COMMAND", help="start this daemon for the mount, end it with the mount")
-    parser.add_argument(
+    made.add_argument("--foreground", "-f", action="store_true", help="stay; Ctrl-C unmounts")
+    made.add_argument("--daemon", metavar="COMMAND", help="start this daemon for the mount, end it with the mount")
+    made.add_argument(
         "--restore", type=Path, metavar="FILE", help="give the daemon the state that `ferryfs save` wrote to FILE"
     )
-    parser.add_argument("--tag", help="name shown as the mount's source (default: SOCKET)")
-    parser.add_argument(
+    made.add_argument("--tag", help="name shown as the mount's source (default: SOCKET)")
+    made.add_argument(
         "-o",
         dest="options",
         action="append",
@@ -48,10 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OPTION",
         help="mount option: ro, nosuid, nodev, noexec, noatime",
     )
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="at the end, say how much CPU time mount and daemon took"
-    )
-    return parser
+    made.add_argument("--cpu-time", action="store_true", help="at the end, say how much CPU time mount and daemon took")
+    return made
 
 
 def _options(arguments: argparse.Namespace) -> MountOptions:
@@ -79,7 +78,7 @@ def _options(arguments: argparse.Namespace) -> MountOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Mounts. In the background it returns once the mount can be used; with ``--foreground`` when it is gone."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_parser().parse_args(argv)
     options = _options(arguments)
     os.close(kernel.open_device())
     arguments.socket = os.path.abspath(arguments.socket)

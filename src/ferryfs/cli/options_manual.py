@@ -71,11 +71,11 @@ def manual_page() -> str:
     for name, row in table().items():
         if row.group != group:
             group = row.group
-            lines.append(f".SH {_roff(group.upper())}")
-        lines += [".TP", f".B {_roff(spelling(name, row))}", _roff(_sentences(row))]
+            lines.append(f".SH {roff(group.upper())}")
+        lines += [".TP", f".B {roff(spelling(name, row))}", roff(_sentences(row))]
         default = default_text(name, row)
         if default:
-            lines.append(_roff(f"Default: {default}."))
+            lines.append(roff(f"Default: {default}."))
     lines += [
         ".SH ENVIRONMENT",
         ".TP",
@@ -126,7 +126,8 @@ def _facts(name: str, row: Row) -> str:
     return "; ".join(facts) + "." if facts else ""
 
 
-def _roff(text: str) -> str:
+def roff(text: str) -> str:
+    """Plain text as a line of roff."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped
 

@@ -78,6 +78,13 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
         from ferryfs.cli.check import print_table
 
         return print_table(options)
+    if options.uses_xattr() and (reason := root.without_xattrs(options.shared_dir)):
+        _LOG.warning(
+            "--xattr: the file system of %s has no extended attributes for users (%s), the guest's requests for them "
+            "will fail: leave the option out, or share a directory of another file system",
+            options.shared_dir,
+            reason,
+        )
     os.umask(0)
     _linux.set_thread_name(b"ferryfsd")
     files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)

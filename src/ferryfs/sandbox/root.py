@@ -9,6 +9,7 @@ could climb by ``..`` to everybody's ``/proc``; a detached clone of it (``open_t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -54,6 +55,18 @@ def check_shared(path: str) -> bool:
     if stat.S_ISREG(mode):
         return False
     raise OptionError(f"--shared-dir={path}: is neither a directory nor a regular file")
+
+
+def without_xattrs(path: str) -> str:
+    """Why the file system of the share has no extended attributes for users; empty where it has them.
+
+    Asked for one, because the list of none of them is empty everywhere.
+    """
+    try:
+        os.getxattr(path, "user.ferryfs.check")
+    except OSError as error:
+        return "" if error.errno == errno.ENODATA else os.strerror(error.errno or errno.EIO)
+    return ""
 
 
 def open_proc_self(proc: str = "/proc") -> ProcSelf:

@@ -25,6 +25,7 @@ from ferryfs.vhost.device import DeviceControl
 from ferryfs.vhost.endpoint import Disconnected, Endpoint
 from ferryfs.vhost.events import EventLog
 from ferryfs.vhost.session import Session
+from ferryfs.wire.vhost_user import ProtocolFeature
 
 _LOG = logging.getLogger("ferryfs.vhost")
 
@@ -199,7 +200,7 @@ def serve(
                 if not keep_listening:
                     # Another front-end is refused at once instead of waiting for an answer that never comes.
                     listener.close()
-                stopped = _serve_one(Endpoint(sock, session, control.carry_out), control, stop_fd, lost_fd)
+                stopped = _serve_one(Endpoint(sock, session, control.carry_out), session, control, stop_fd, lost_fd)
             except FerryError as error:
                 if not keep_listening:
                     raise
@@ -231,8 +232,9 @@ def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:
                 return listener.accept()[0]
 
 
-def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int, lost_fd: int) -> bool:
+def _serve_one(endpoint: Endpoint, session: Session, control: DeviceControl, stop_fd: int, lost_fd: int) -> bool:
     """One connection to its end; whether the daemon is to end as well."""
+    negotiated = False
     events = EventLog(control.device.drain_events)
     poll = select.poll()
     poll.register(stop_fd, select.POLLIN)
@@ -249,6 +251,13 @@ def _serve_one(endpoint: Endpoint, control: DeviceControl, stop_fd: int, lost_fd
                     events.drain()
                 elif fd != lost_fd:
                     endpoint.handle(ready)
+            if not negotiated and session.protocol_features:
+                negotiated = True
+                if session.device_state and not session.protocol_features >> ProtocolFeature.DEVICE_STATE & 1:
+                    _LOG.info(
+                        "The front-end can't transfer the device's state, so the guest can be neither migrated nor "
+                        "saved: QEMU can since 8.2."
+                    )
             if memory_was_lost():
                 raise FrontendError(
                     "Guest memory is gone: the front-end made the file behind it shorter, and the machine with it."

@@ -15,6 +15,9 @@ from typing import IO
 
 import pytest
 
+from ferryfs.frontend.client import VhostUserClient
+from ferryfs.wire.vhost_user import ProtocolFeature
+
 READY = "Waiting for vhost-user socket connection..."
 PROGRAM = "import sys; from ferryfs.cli.daemon import main; sys.argv[0] = 'ferryfsd'; main()"
 COMMAND = [sys.executable, "-I", "-c", PROGRAM]
@@ -233,6 +236,51 @@ def test_readiness_is_told_to_systemd(share: Path, tmp_path: Path) -> None:
             assert systemd.recv(64) == b"READY=1"
             daemon.terminate()
             assert systemd.recv(64) == b"STOPPING=1"
+
+
+@pytest.fixture
+def without_xattrs(share: Path) -> Iterator[None]:
+    """The share is a file system that has no extended attributes for users."""
+    subprocess.run(["mount", "-t", "ramfs", "none", share], check=True)
+    yield
+    subprocess.run(["umount", share], check=True)
+
+
+@as_root
+@pytest.mark.usefixtures("without_xattrs")
+def test_xattr_on_a_file_system_without(start: Start, share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--check", "--xattr")
+    assert done.returncode == 1
+    assert "failed  xattr" in done.stdout
+    daemon = start("--sandbox=none", "--xattr", ready=False)
+    assert daemon.stderr is not None
+    assert f"--xattr: the file system of {share} has no extended attributes for users" in daemon.stderr.readline()
+
+
+def test_front_end_that_is_too_old_to_migrate(start: Start, tmp_path: Path) -> None:
+    sentence = "The front-end can't transfer the device's state, so the guest can be neither migrated nor saved"
+    for features, warned in ((ProtocolFeature.REPLY_ACK, True), (ProtocolFeature.DEVICE_STATE, False)):
+        daemon = start("--sandbox=none")
+        with VhostUserClient.connect(tmp_path / "s") as client:
+            client.set_protocol_features(1 << features)
+            client.get_features()
+        assert daemon.wait(30) == 0
+        assert daemon.stderr is not None
+        assert (sentence in daemon.stderr.read()) is warned
+
+
+@as_root
+def test_check_tries_handles_of_each_mount_below_the_share(share: Path) -> None:
+    (share / "proc").mkdir()
+    subprocess.run(["mount", "-t", "proc", "none", share / "proc"], check=True)
+    try:
+        done = run(f"--shared-dir={share}", "--check")
+    finally:
+        subprocess.run(["umount", share / "proc"], check=True)
+    found = {
+        line.split()[3]: line.split()[0] for line in done.stdout.splitlines() if line[8:].startswith("file handles /")
+    }
+    assert found == {str(share): "ok", str(share / "proc"): "note"}
 
 
 @as_root
