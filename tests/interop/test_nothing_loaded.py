@@ -117,7 +117,7 @@ def test_every_error_path(start_daemon: StartDaemon, tmp_path: Path, mode: str, 
     for place, more in ((share, ()), (share, ()), (other, ("--migration-on-error=guest-error",))):
         traces.append(tmp_path / f"trace{len(traces)}")
         # With -D it is the daemon that is our child.
-        tracer = ["strace", "-D", "-f", "-qq", "-e", "trace=%file,execve", "-o", str(traces[-1])]
+        tracer = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=%file,execve", "-o", str(traces[-1])]
         options = [f"--sandbox={mode}", style, *EVERYTHING, *more]
         daemons.append(start_daemon([*tracer, *daemon_command("ferryfsd")], place, options))
     source, destination, stranger = daemons

@@ -246,6 +246,13 @@ def without_xattrs(share: Path) -> Iterator[None]:
     subprocess.run(["umount", share], check=True)
 
 
+def test_size_of_core_files(start: Start) -> None:
+    daemon = start("--sandbox=none", "--rlimit-core=4096")
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4:6] == ["4096", "4096"]
+
+
 @as_root
 @pytest.mark.usefixtures("without_xattrs")
 def test_xattr_on_a_file_system_without(start: Start, share: Path) -> None:
