@@ -170,7 +170,7 @@ def run(plan: Plan) -> list[Cell]:
     loads = [load for load in LOADS if plan.wants(load.name)]
     with plan.folder() as share:
         _fill(share, plan, [daemon.name for daemon in plan.daemons])
-        with guests([(daemon.name, daemon.line(share)) for daemon in plan.daemons]) as all_guests:
+        with guests([(daemon.name, daemon.line_for_many(share)) for daemon in plan.daemons]) as all_guests:
             for load in loads:
                 with contextlib.ExitStack() as stack:
                     drivers: dict[str, Callable[[float], Turn]] = {}

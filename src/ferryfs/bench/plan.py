@@ -27,6 +27,12 @@ class Daemon:
         """The command for a share, with more options."""
         return shlex.join([word.replace("{share}", str(share)) for word in shlex.split(self.command)] + list(options))
 
+    def line_for_many(self, share: Path) -> str:
+        """The same for more inodes than there can be open files: virtiofsd keeps one open for each, unless it is told
+        to use file handles.
+        """
+        return self.line(share, *(["--inode-file-handles=prefer"] if "virtiofsd" in self.command else []))
+
 
 @dataclass(slots=True)
 class Plan:

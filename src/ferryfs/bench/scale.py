@@ -40,7 +40,7 @@ def run(plan: Plan) -> list[Cell]:
             counts = sorted({plan.scaled(count, 16) for count in INODES})
             _files(share, counts[-1])
             for daemon in plan.daemons:
-                with guests([(daemon.name, daemon.line(share, *_fits(daemon.command)))]) as (guest,):
+                with guests([(daemon.name, daemon.line_for_many(share))]) as (guest,):
                     cells += _inodes(guest, counts)
                     began = time.monotonic()
                 last = cells[-1]
@@ -53,16 +53,11 @@ def run(plan: Plan) -> list[Cell]:
                 (share / "entries").mkdir()
                 for i in range(count):
                     (share / "entries" / f"{i:016}").touch()
-                with guests([(daemon.name, daemon.line(share)) for daemon in plan.daemons]) as all_guests:
+                with guests([(daemon.name, daemon.line_for_many(share)) for daemon in plan.daemons]) as all_guests:
                     found = [_directory(guest, count) for guest in all_guests]
             plan.progress(found)
             cells += found
     return cells
-
-
-def _fits(command: str) -> list[str]:
-    """virtiofsd keeps a descriptor an inode, of which a million are not to be had, unless it uses file handles."""
-    return ["--inode-file-handles=prefer"] if "virtiofsd" in command else []
 
 
 def _files(share: Path, count: int) -> None:
