@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-LABEL_PX: Final = 190
+LABEL_PX: Final = 215
 PLOT_PX: Final = 420
 LINE_PX: Final = 22
 MARGIN_PX: Final = 34

@@ -141,12 +141,13 @@ def _latency(point: Point, name: str) -> tuple[float, float] | None:
 
 def _bars_of(run: Run, points: list[Point], metric: str, unit: str) -> str:
     subjects = run.subjects(points)
+    alike = len({point.case for point in points}) == 1
     lines = []
     for point in points:
         cells = [point.cells.get(name) for name in subjects]
         values = [cell.median(metric) if cell is not None and cell.has(metric) else None for cell in cells]
         if any(value is not None for value in values):
-            lines.append(charts.Line(point.row, values))
+            lines.append(charts.Line(point.row if alike else f"{point.row}, {point.case}", values))
     return _key(subjects) + charts.bars(lines, metric, unit=unit) if lines else ""
 
 
