@@ -177,4 +177,6 @@ class _StandardFields:
             columns.append((name, Any, dataclasses.field(**more)))
         plain: Any = dataclasses.make_dataclass(cls.__name__, columns)
         result: dict[str, Any] = plain.__dataclass_fields__
+        # In the place of this one: who asks once, asks for every value.
+        cls.__dataclass_fields__ = result
         return result
