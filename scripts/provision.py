@@ -41,6 +41,7 @@ KERNELS = {
     "debian": ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"),
     "ubuntu": ("linux-image-virtual",),
 }
+OLDER_KERNEL = "linux-image-cloud-amd64"
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,16 @@ def guest_kernel(suite: Suite) -> None:
     raise NotHere(f"this release has none of the guest kernels {', '.join(KERNELS.get(distribution, ()))}.")
 
 
+def older_guest_kernel(suite: Suite) -> None:
+    """Linux 6.1, for the tests of a guest with an older kernel: that of Debian 12, which other releases do without."""
+    folder = cache_folder() / "guest" / "kernel-6.1"
+    if folder.exists() or os_release().get("VERSION_CODENAME") != "bookworm":
+        return
+    image = next(one for one in _dependencies(suite, OLDER_KERNEL) if one.startswith("linux-image-"))
+    say(f"older guest kernel: {image}")
+    suite.unpack([image], folder)
+
+
 def guest_busybox(suite: Suite) -> None:
     """The guest's user land."""
     folder = cache_folder() / "guest" / "busybox"
@@ -325,6 +336,7 @@ def main(arguments: Sequence[str]) -> int:
         guest_busybox(here)
         if kind == "test":
             guest_python(here)
+            older_guest_kernel(here)
         environment(kind)
     except NotHere as error:
         print(f"setup: {error}", file=sys.stderr)

@@ -30,6 +30,7 @@ class Boot(Protocol):
         cpus: int = 2,
         memory: int = 512,
         incoming: str = "",
+        release: str = "",
         extra: tuple[str, ...] = (),
     ) -> Guest: ...
 
@@ -45,9 +46,10 @@ def booting() -> Iterator[Boot]:
             cpus: int = 2,
             memory: int = 512,
             incoming: str = "",
+            release: str = "",
             extra: tuple[str, ...] = (),
         ) -> Guest:
-            parts = find_parts(python=python)
+            parts = find_parts(python=python, release=release)
             chosen = accelerator.choose(find_parts())
             machine = Machine(
                 parts.kernel, initramfs(parts), chosen, shares, cpus=cpus, memory=memory, incoming=incoming, extra=extra

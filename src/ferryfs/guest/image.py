@@ -40,8 +40,12 @@ ip link set lo up
 for module in /lib/guest-modules/*.ko; do
     test -e "$module" && insmod "$module"
 done
-for port in /sys/class/virtio-ports/*; do
-    test "$(cat "$port/name" 2>/dev/null)" = {PORT_NAME} && agent=/dev/${{port##*/}}
+# A console device that a module has just found tells of its ports a little later.
+for try in $(seq 500); do
+    for port in /sys/class/virtio-ports/*; do
+        test "$(cat "$port/name" 2>/dev/null)" = {PORT_NAME} && agent=/dev/${{port##*/}}
+    done
+    test -z "$agent" && ls -d /sys/bus/virtio/drivers/virtio_console/virtio* >/dev/null 2>&1 && usleep 10000 || break
 done
 test -n "$agent" && exec /agent "$agent"
 # Started by hand, without the port: a shell on the console.
@@ -70,6 +74,18 @@ done
 # The port went away: a guest without its host has nothing to do.
 poweroff -f
 """
+
+# What a guest needs of its kernel, in the order in which it is loaded; whatever is built in is no file.
+MODULES = (
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/char/virtio_console",
+    "fs/fuse/fuse",
+    "fs/fuse/virtiofs",
+)
 
 # Parts of the distribution's Python that no test imports; without them the guest boots a second sooner under TCG.
 PYTHON_SKIPPED = frozenset(
@@ -106,17 +122,19 @@ class Parts:
     python: Path | None = None
 
 
-def find_parts(*, python: bool = False, kernel: Path | None = None) -> Parts:
-    """What ``scripts/setup`` put into the cache folder; ``kernel`` takes another one.
+def find_parts(*, python: bool = False, kernel: Path | None = None, release: str = "") -> Parts:
+    """What ``scripts/setup`` put into the cache folder; ``kernel`` takes another one, ``release`` (as "6.1") an older
+    one that is there for the tests.
 
     :raises SetupError: something is not there.
     """
     folder = cache_folder() / "guest"
-    kernels = [kernel] if kernel else sorted(folder.glob("kernel/boot/vmlinuz-*"))
+    unpacked = folder / (f"kernel-{release}" if release else "kernel")
+    kernels = [kernel] if kernel else sorted(unpacked.glob("boot/vmlinuz-*"))
     # Debian 13 and Ubuntu merge /bin into /usr in the package too, Debian 12 does not.
     busyboxes = [path for path in (folder / "busybox/bin/busybox", folder / "busybox/usr/bin/busybox") if path.exists()]
     if not kernels or not kernels[-1].exists():
-        raise SetupError(f"no guest kernel in {folder}/kernel: run `scripts/setup`, or name one with --kernel.")
+        raise SetupError(f"no guest kernel in {unpacked}: run `scripts/setup`, or name one with --kernel.")
     if not busyboxes and (found := shutil.which("busybox")):
         busyboxes = [Path(found)]
     if not busyboxes:
@@ -124,7 +142,7 @@ def find_parts(*, python: bool = False, kernel: Path | None = None) -> Parts:
     interpreter = folder / "python"
     if python and not interpreter.exists():
         raise SetupError(f"no Python for the guest in {interpreter}: run `scripts/setup test`.")
-    modules = sorted(folder.glob("kernel/lib/modules/*/kernel/fs/fuse/virtiofs.ko*")) if kernel is None else []
+    modules = [] if kernel else [path for name in MODULES for path in unpacked.glob(f"lib/modules/*/kernel/{name}.ko*")]
     return Parts(kernels[-1], busyboxes[0], tuple(modules), interpreter if python else None)
 
 
