@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemons import StartDaemon, daemon_command
+from daemons import REFERENCES, StartDaemon, daemon_command
 
 from ferryfs.guest import moving
 from ferryfs.guest.backend import Backend
@@ -37,6 +37,10 @@ class Place:
         """A guest with a daemon of its own."""
         backend = self._start_daemon(command, self.shared, options)
         return self.boot(backend.socket, incoming), backend
+
+    def backend(self, command: tuple[str, ...], options: tuple[str, ...]) -> Backend:
+        """A daemon alone, which may complain about what it loads."""
+        return self._start_daemon(command, self.shared, options)
 
     def boot(self, socket: Path, incoming: str) -> Guest:
         """A guest with a daemon that runs already."""
@@ -77,15 +81,15 @@ def test_there_and_back(place: Place, own: tuple[str, ...], options: tuple[str, 
     guest.check(f"umount {MOUNT_POINT}")
 
 
-def test_to_the_reference_and_back(place: Place, own: tuple[str, ...]) -> None:
-    """Ours to virtiofsd to ours: file handles, which it can open the nameless file by.
+def test_to_the_references_and_back(place: Place, own: tuple[str, ...]) -> None:
+    """Ours to each virtiofsd and back to ours: file handles, which it can open the nameless file by.
 
     Nothing is renamed meanwhile: its own collecting does not survive that.
     """
     options = MODES["file-handles"]
     guest, _ = place.guest(own, options)
     busy = BusyGuest(mounted(guest), place.shared, renames=False)
-    for command in (daemon_command("virtiofsd-1.14.0"), own):
+    for command in (daemon_command(REFERENCES[0]), own, daemon_command(REFERENCES[1]), own):
         destination, _ = place.guest(command, options, incoming="defer")
         moving.move(guest, destination)
         guest.stop()
@@ -150,21 +154,73 @@ def test_a_cancelled_migration_leaves_the_guest_at_work(
     assert busy.end(again) > 0
 
 
-def test_the_destinations_daemon_is_killed(place: Place, own: tuple[str, ...], options: tuple[str, ...]) -> None:
-    """The guest goes on at its source; nothing else is left of the migration."""
-    guest, _ = place.guest(own, options)
+def test_what_is_killed_while_memory_travels(place: Place, own: tuple[str, ...], options: tuple[str, ...]) -> None:
+    """The destination's daemon, then its QEMU: the guest goes on. Then the source's QEMU: both daemons end well."""
+    guest, source = place.guest(own, options)
     busy = BusyGuest(mounted(guest), place.shared)
-    backend = Backend(own, place.shared, place.shared.parent / "killed", place.shared.parent / "killed.log", options)
-    with backend:
-        destination = place.boot(backend.socket, "defer")
+
+    def begin(destination: Guest) -> None:
         uri = f"unix:{destination.folder / 'migration'}"
         moving.listen(destination, uri)
         moving.start(guest, uri, capabilities=["return-path"], bandwidth=moving.SLOW_BYTES)
         moving.reached(guest, "active")
+
+    backend = Backend(own, place.shared, place.shared.parent / "killed", place.shared.parent / "killed.log", options)
+    with backend:
+        destination = place.boot(backend.socket, "defer")
+        begin(destination)
         assert backend.process is not None
         backend.process.kill()
         backend.process.wait()
         moving.hurry(guest)
         assert moving.ended(guest) == moving.FAILED
-    busy.look(guest, "still here")
+    busy.look(guest, "no daemon there")
+
+    destination, other = place.guest(own, options, incoming="defer")
+    begin(destination)
+    destination.kill()
+    assert moving.ended(guest) == moving.FAILED
+    assert other.wait() == 0
+    busy.look(guest, "no QEMU there")
     assert busy.end(guest) > 0
+
+    destination, other = place.guest(own, options, incoming="defer")
+    begin(destination)
+    guest.kill()
+    assert (source.wait(), other.wait()) == (0, 0)
+
+
+def test_a_snapshot_whose_file_was_deleted(place: Place, own: tuple[str, ...], tmp_path: Path) -> None:
+    """A file that the guest has open is gone when it is restored.
+
+    With ``abort`` the guest is not restored, and the log names the file. With ``guest-error`` it is: its open file
+    gives ENOENT, the kind of the failure, and everything else is as it was.
+    """
+    guest, _ = place.guest(own, ())
+    (place.shared / "other").write_text("first\nsecond\n")
+    mounted(guest).check("mkfifo /tmp/go /tmp/said")
+    program = (
+        f"cd {MOUNT_POINT} && exec 3<held 4<other && read -r line <&3 && read -r line <&4 && echo >/tmp/said"
+        " && read -r word </tmp/go && cat <&4 && cat many/../held; stat -L /proc/self/fd/3"
+    )
+    name = guest.agent.start(program)
+    guest.check("cat /tmp/said; echo 3 >/proc/sys/vm/drop_caches")
+    file = tmp_path / "snapshot"
+    moving.save(guest, file)
+    guest.stop()
+    (place.shared / "held").unlink()
+
+    refusing = place.backend(own, ("--migration-on-error=abort",))
+    with pytest.raises(moving.MoveError):
+        moving.restore(place.boot(refusing.socket, "defer"), file)
+    assert refusing.wait() == 0
+    assert "'held'" in refusing.log_text()
+
+    restored, _ = place.guest(own, ("--migration-on-error=guest-error",), incoming="defer")
+    restored.agent.follow(guest.agent)
+    moving.restore(restored, file)
+    restored.check("echo go >/tmp/go")
+    result = restored.agent.result(name)
+    assert result.output.splitlines()[0] == "second"
+    assert result.output.count("No such file or directory") == 2, result.output
+    assert restored.check(f"cat {MOUNT_POINT}/other") == "first\nsecond\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon, daemon_command
 
+from ferryfs.guest import moving
 from ferryfs.guest.command_line import Share
 from vm.conftest import Boot
 
@@ -84,3 +85,29 @@ def test_syncfs_reaches_the_disk(disk: Disk, daemon: str, start_daemon: StartDae
     guest.check("sync -f /mnt/inner")
     assert MARKER.encode() in disk.image.read_bytes()
     guest.check("umount /mnt/inner && umount /mnt")
+
+
+def test_a_submount_moves_with_the_guest(
+    disk: Disk, own: tuple[str, ...], start_daemon: StartDaemon, boot: Boot
+) -> None:
+    """Open files on both file systems go on, equal inode numbers stay different files, and the guest's mounts stay."""
+    for folder, text in ((disk.shared, "outside"), (disk.inner, "inside")):
+        (folder / "file").write_text(f"{text} 1\n{text} 2\n")
+    source = start_daemon(own, disk.shared)
+    guest = boot(Share("share", source.socket), cpus=1, memory=256)
+    guest.check("mount -t virtiofs share /mnt && mkfifo /tmp/go /tmp/said")
+    name = guest.agent.start(
+        "exec 3</mnt/file 4</mnt/inner/file; read -r a <&3 && read -r b <&4 && echo $a $b && echo >/tmp/said"
+        " && read -r word </tmp/go && read -r a <&3 && read -r b <&4 && echo $a $b"
+    )
+    guest.check("cat /tmp/said")
+    before = guest.check("stat -c '%d %i' /mnt/file /mnt/inner/file")
+    destination = start_daemon(own, disk.shared)
+    arrived = boot(Share("share", destination.socket), cpus=1, memory=256, incoming="defer")
+    moving.move(guest, arrived)
+    guest.stop()
+    arrived.check("echo go >/tmp/go")
+    assert arrived.agent.result(name) == (0, "outside 1 inside 1\noutside 2 inside 2\n")
+    assert arrived.check("stat -c '%d %i' /mnt/file /mnt/inner/file") == before
+    arrived.check("echo new >/mnt/inner/new && umount /mnt/inner && umount /mnt")
+    assert (disk.inner / "new").read_text() == "new\n"

@@ -116,11 +116,17 @@ def running(destination: Guest, timeout: float = MOVE_TIMEOUT) -> None:
         raise MoveError(f"the guest did not arrive: the migration {status}. {destination.error_text()}")
 
 
-def move(source: Guest, destination: Guest, *, capabilities: Sequence[str] = ()) -> Moved:
-    """Move a guest to a QEMU that was started with ``-incoming defer``; afterwards it runs there, and not here."""
-    uri = f"unix:{destination.folder / 'migration'}"
+def move(source: Guest, destination: Guest, *, capabilities: Sequence[str] = (), tcp: bool = False) -> Moved:
+    """Move a guest to a QEMU that was started with ``-incoming defer``; afterwards it runs there, and not here.
+
+    Over a unix socket, or over TCP on the loopback with a port that the destination chooses.
+    """
+    uri = "tcp:127.0.0.1:0" if tcp else f"unix:{destination.folder / 'migration'}"
     destination.agent.follow(source.agent)
     listen(destination, uri, capabilities=capabilities)
+    if tcp:
+        [address] = destination.monitor.execute("query-migrate")["socket-address"]
+        uri = f"tcp:127.0.0.1:{address['port']}"
     start(source, uri, capabilities=["return-path", *capabilities])
     moved = result(source)
     running(destination)
