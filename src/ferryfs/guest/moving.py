@@ -18,6 +18,8 @@ COMPLETED = "completed"
 CANCELLED = "cancelled"
 FAILED = "failed"
 ENDED = frozenset({COMPLETED, CANCELLED, FAILED})
+# Those that are used here.
+CAPABILITIES = ("events", "return-path", "multifd")
 # What makes a migration never end by itself: so slow that the guest's memory takes minutes.
 SLOW_BYTES = 64 << 10
 
@@ -35,16 +37,19 @@ class Moved:
     memory: int
 
 
+def _set_capabilities(guest: Guest, wanted: Sequence[str]) -> None:
+    """Switch these on and the others off: a guest that came by a migration still has what that one needed."""
+    states = [{"capability": name, "state": name == "events" or name in wanted} for name in CAPABILITIES]
+    guest.monitor.execute("migrate-set-capabilities", {"capabilities": states})
+
+
 def start(source: Guest, uri: str, *, capabilities: Sequence[str] = (), bandwidth: int = 0) -> None:
     """Begin to move a guest to where ``uri`` says, as ``unix:PATH`` or ``file:PATH``; ``bandwidth`` in bytes a second.
 
     A guest that goes to another QEMU wants ``return-path``: without it the source counts as done, and the guest is
     gone, when the destination fails to load.
     """
-    wanted = ["events", *capabilities]
-    source.monitor.execute(
-        "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": True} for name in wanted]}
-    )
+    _set_capabilities(source, capabilities)
     source.monitor.execute("migrate-set-parameters", {"max-bandwidth": bandwidth or 1 << 40})
     source.monitor.execute("migrate", {"uri": uri})
 
@@ -94,10 +99,7 @@ def result(source: Guest, timeout: float = MOVE_TIMEOUT) -> Moved:
 
 def listen(destination: Guest, uri: str, *, capabilities: Sequence[str] = ()) -> None:
     """Make a QEMU that was started with ``-incoming defer`` wait for a guest at ``uri``, or load it from a file."""
-    wanted = ["events", *capabilities]
-    destination.monitor.execute(
-        "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": True} for name in wanted]}
-    )
+    _set_capabilities(destination, capabilities)
     destination.monitor.execute("migrate-incoming", {"uri": uri})
 
 
