@@ -96,35 +96,3 @@ def test_a_queue_of_the_smallest_size(daemon: str, start_daemon: StartDaemon, bo
     guest.check("dd if=/dev/zero of=/mnt/large bs=4M count=4 && cmp -n 16777216 /mnt/large /dev/zero")
     assert (shared / "large").stat().st_size == 16 << 20
     guest.check("umount /mnt")
-
-
-def test_plugged_and_unplugged_while_the_guest_runs(
-    own: tuple[str, ...], start_daemon: StartDaemon, boot: Boot, tmp_path: Path
-) -> None:
-    """A share comes and goes twice; its daemon ends with it, and the share that was there from the start stays."""
-    for name in ("first", "late"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "name").write_text(name)
-    guest = boot(
-        Share("first", start_daemon(own, tmp_path / "first").socket),
-        extra=("-device", "pcie-root-port,id=plug,chassis=1"),
-    )
-    guest.check("mkdir /first /late && mount -t virtiofs first /first")
-    for _ in range(2):
-        backend = start_daemon(own, tmp_path / "late")
-        socket = {"type": "unix", "data": {"path": str(backend.socket)}}
-        guest.monitor.execute(
-            "chardev-add", {"id": "late", "backend": {"type": "socket", "data": {"addr": socket, "server": False}}}
-        )
-        device = {"driver": "vhost-user-fs-pci", "id": "share", "bus": "plug", "chardev": "late", "tag": "late"}
-        guest.monitor.execute("device_add", device)
-        guest.check("until mount -t virtiofs late /late 2>/dev/null; do usleep 100000; done", timeout=120)
-        assert guest.check("cat /late/name /first/name") == "latefirst"
-        guest.check("umount /late")
-        guest.monitor.execute("device_del", {"id": "share"})
-        # An event of the virtio device inside comes first.
-        while guest.monitor.wait_event("DEVICE_DELETED", timeout=120)["data"].get("device") != "share":
-            pass
-        guest.monitor.execute("chardev-remove", {"id": "late"})
-        assert backend.wait() == 0
-    assert guest.check("cat /first/name") == "first"
