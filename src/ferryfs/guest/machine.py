@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Self
 
 from ferryfs.errors import SetupError
-from ferryfs.guest.agent import Agent, Result
+from ferryfs.guest.agent import Agent, AgentError, Result
 from ferryfs.guest.command_line import PROGRAM, Machine, command_line
 from ferryfs.guest.qmp import Monitor, QmpError
 
 # TCG on a very busy machine of two cores: thirty times what an idle one needs.
 BOOT_TIMEOUT = 180.0
 QUIT_TIMEOUT = 20.0
+# Under emulation a boot in some twenty stands still: one processor of the guest gets no timer interrupt any more, and
+# its kernel says so after 21 s. The reset button helps.
+STALL_SECONDS = 30.0
+STALLED = "detected stalls on CPUs/tasks"
 POLL_SECONDS = 0.01
 
 
@@ -85,6 +89,12 @@ class Guest:
     def wait_ready(self, timeout: float = BOOT_TIMEOUT) -> str:
         """Wait for the guest's agent after a start or a reset; returns the guest kernel's version."""
         try:
+            if timeout > STALL_SECONDS:
+                with contextlib.suppress(AgentError):
+                    return self.agent.wait_ready(STALL_SECONDS)
+                if STALLED in self.console_text():
+                    self.monitor.execute("system_reset")
+                timeout -= STALL_SECONDS
             return self.agent.wait_ready(timeout)
         except (SetupError, OSError) as error:
             said = self.error_text() or self.console_text()[-2000:].strip()
