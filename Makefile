@@ -3,6 +3,7 @@
 
 VENV := $(or $(FERRYFS_VENV),.venv)
 PEERS := $(or $(FERRYFS_CACHE),$(HOME)/.cache/ferryfs)/peers
+PROCESSES := $(or $(FERRYFS_TEST_PROCESSES),2)
 BENCH_FLAGS := --shared-dir={share} --sandbox=none
 
 # A Linux guest in QEMU uses a directory of this host through ferryfsd.
@@ -10,13 +11,13 @@ demo:
 	@scripts/setup demo
 	@$(VENV)/bin/ferryfs demo $(ARGS)
 
-# Lint, types, stubs, and every suite.
+# Lint, types, stubs, and every suite; FERRYFS_TEST_PROCESSES says how many processes run the tests.
 # Where a reference daemon is not to be had, its tests are skipped, which is a failure under CI=true only.
 test:
 	@scripts/setup test
 	-@scripts/peers
 	@PATH="$(abspath $(VENV)/bin):$$PATH" scripts/check
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Lint, types and stubs only.
 check:

@@ -15,6 +15,9 @@ from leaks import Snapshot, keep_apart, left_over, snapshot
 ALLOWED_SKIPS = Path(__file__).with_name("allowed-skips.txt")
 IN_CI = os.environ.get("CI") == "true"
 
+# Where a run spends its time; each file of tests goes to one process, so that the long ones have to start first.
+LONGEST_FIRST = ("vm", "managers", "posix", "interop")
+
 _before = pytest.StashKey[Snapshot]()
 _skips = pytest.StashKey[list[str]]()
 
@@ -33,6 +36,18 @@ def _allowed_skips() -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skips] = _allowed_skips()
     keep_apart()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: else one process works on the last of them while the others have nothing to do."""
+
+    def rank(item: pytest.Item) -> int:
+        folders = [
+            place for place, name in enumerate(LONGEST_FIRST) if Path(__file__).with_name(name) in item.path.parents
+        ]
+        return folders[0] if folders else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
 
 
 def _refuse_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:

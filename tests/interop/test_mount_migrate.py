@@ -104,6 +104,8 @@ def test_a_mount_moves_under_work(
         assert worker.rounds >= before > 0
         answer = json.loads(said)
         assert [name for name, _ in answer["phases"]][-4:] == ["save", "load", "start", "first answer"]
+        # Not so with virtiofsd, which now and then leaves a request in the ring that nobody will kick it for again.
+        assert not (destination == "ferryfsd" and answer["kicked"])
         assert (shared / "dir1" / "new").read_text() == "written at the destination"
         lines = (shared / "log").read_bytes().splitlines()
         assert lines == [b"%8d" % number for number in range(worker.rounds)]

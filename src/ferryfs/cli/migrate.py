@@ -45,6 +45,8 @@ def report(answer: dict[str, Any]) -> str:
         downtime += seconds if stopped else 0.0
         lines.append(f"{name:<14}{seconds * 1000:10.1f} ms")
     lines.append(f"{'downtime':<14}{downtime * 1000:10.1f} ms   state of {answer['bytes']} bytes")
+    if answer.get("kicked"):
+        lines.append("The destination served nothing until it was kicked; a virtual machine's monitor would not have.")
     return "\n".join(lines)
 
 

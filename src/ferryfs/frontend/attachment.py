@@ -86,6 +86,11 @@ class Attachment:
         for index in range(len(self._queues)):
             self.client.set_vring_enable(index, True)
 
+    def kick(self) -> None:
+        """Tells the daemon to look at every ring. A kick too many does no harm."""
+        for queue in self._queues:
+            os.eventfd_write(queue.kick_fd, 1)
+
     def stop(self) -> list[int]:
         """Disables and stops every ring; every request that the daemon took is answered then. Next available
         indices.

@@ -29,6 +29,8 @@ DRAIN_TIMEOUT_S: Final = 60.0
 COLLECT_S: Final = 0.5
 """How long the source may collect before it is stopped, unless asked otherwise; QEMU's pre-copy seldom takes less."""
 FIRST_ANSWER_TIMEOUT_S: Final = 10.0
+UNLOOKED_S: Final = 3.0
+"""After how long without an answer the destination is taken for one that waits for a kick."""
 
 
 class Phases:
@@ -50,6 +52,8 @@ class Mover:
     def __init__(self, mount: Mount) -> None:
         self._mount = mount
         self.last_size = 0
+        # Whether the destination of the last migration served nothing until it was kicked.
+        self.kicked = False
 
     def install(self) -> None:
         self._mount.handlers["migrate"] = self._migrate_command
@@ -61,7 +65,7 @@ class Mover:
             drain=bool(request.get("drain", True)),
             collect_s=float(request.get("collect_s", COLLECT_S)),
         )
-        return {"phases": phases.seconds, "bytes": self.last_size}
+        return {"phases": phases.seconds, "bytes": self.last_size, "kicked": self.kicked}
 
     def _save_command(self, request: Mapping[str, Any]) -> Answer:
         phases = self.save(
@@ -173,10 +177,20 @@ class Mover:
         self._mount.start_readers()
 
     def _first_answer(self) -> bool:
-        """Asks the kernel something that it has to ask the daemon. False when that takes too long for a measure."""
+        """Asks the kernel something that it has to ask the daemon. False when that takes too long for a measure.
+
+        A request that was queued when the source had stopped already has had its kick, and no later one is above the
+        ring's avail_event: a destination that does not look at its rings by itself never serves it, nor any other
+        (virtiofsd 1.13 and 1.14 now and then). A monitor leaves it at that; here it gets a kick.
+        """
+        self.kicked = False
         asker = threading.Thread(target=self._ask_statfs, name="first-answer", daemon=True)
         asker.start()
-        asker.join(FIRST_ANSWER_TIMEOUT_S)
+        asker.join(UNLOOKED_S)
+        if asker.is_alive():
+            self.kicked = True
+            self._mount.attachment.kick()
+            asker.join(FIRST_ANSWER_TIMEOUT_S - UNLOOKED_S)
         return not asker.is_alive()
 
     def _ask_statfs(self) -> None:

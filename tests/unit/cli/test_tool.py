@@ -47,3 +47,8 @@ def test_the_downtime_is_what_lies_between_the_pause_and_the_answer() -> None:
     phases = [["connect", 1.0], ["collect", 1.0], ["drain", 0.001], ["save", 0.002], ["start", 0.003], ["write", 1.0]]
     last = report({"phases": phases, "bytes": 77}).splitlines()[-1].split()
     assert last == ["downtime", "6.0", "ms", "state", "of", "77", "bytes"]
+
+
+def test_a_destination_that_had_to_be_kicked_is_named() -> None:
+    assert "until it was kicked" in report({"phases": [["save", 0.002]], "bytes": 77, "kicked": True})
+    assert "kicked" not in report({"phases": [["save", 0.002]], "bytes": 77, "kicked": False})
