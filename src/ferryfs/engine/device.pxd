@@ -18,4 +18,5 @@ cdef class Device:
     cdef int pause_all(self) except -1
     cdef int resume_all(self) except -1
     cdef int resume(self, int index) except -1
+    cdef int halt(self, index) except -1
     cdef int replace_fd(self, Ring *ring, int *place, int fd) except -1

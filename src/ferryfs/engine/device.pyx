@@ -23,7 +23,8 @@ from ferryfs.engine.server cimport (
 )
 from ferryfs.engine.sys cimport F_GETFL, O_NONBLOCK, fcntl, getegid, geteuid
 from ferryfs.engine.workers cimport (
-    DEFAULT_BLOCKED, MAX_RINGS, Pool, Ring, pool_close, pool_init, ring_close, ring_init, ring_pause, ring_resume, ring_set_kick,
+    DEFAULT_BLOCKED, MAX_RINGS, Pool, Ring, pool_close, pool_init, ring_close, ring_finish, ring_init, ring_pause, ring_resume,
+    ring_set_kick,
 )
 from ferryfs.ring.memory cimport GuestMemory
 from ferryfs.ring.queue cimport MAX_QUEUE_SIZE, VRING_F_LOG, queue_attach, queue_detach
@@ -324,12 +325,22 @@ cdef class Device:
 
     def set_vring_enable(self, index, enable):
         cdef Ring *ring = self.ring(index)
+        cdef bint enabled = enable
         with nogil:
+            if not enabled:
+                ring_finish(ring)
             ring_pause(ring)
-        ring.enabled = bool(enable)
+        ring.enabled = enabled
         self.resume(index)
 
     def get_vring_base(self, index):
+        cdef Ring *ring = self.ring(index)
+        with nogil:
+            ring_finish(ring)
+        return self.halt(index)
+
+    cdef int halt(self, index) except -1:
+        """Stops a ring where it is; the next available index."""
         cdef Ring *ring = self.ring(index)
         with nogil:
             ring_pause(ring)
@@ -342,14 +353,14 @@ cdef class Device:
         return ring.queue.last_avail
 
     def stop(self):
-        """Stops every ring as get_vring_base does, for a front-end that went without a word."""
+        """Stops every ring, for a front-end that went without a word."""
         for i in range(self.queue_count):
-            self.get_vring_base(i)
+            self.halt(i)
 
     def reset(self):
         cdef int i
         for i in range(self.queue_count):
-            self.get_vring_base(i)
+            self.halt(i)
             self.rings[i].enabled = False
             self.rings[i].broken = False
             self.rings[i].queue.last_avail = 0

@@ -22,13 +22,14 @@ cdef enum:
 
 cdef struct Ring:
     pthread_mutex_t lock            # guards all below. Pool.lock may be taken inside
-    pthread_cond_t calm             # leader or in_flight went to nothing
+    pthread_cond_t calm             # leader or in_flight went to nothing, or a request was taken while somebody waits for that
     Queue queue
     Pool *pool
     Worker *leader                  # who takes requests from the queue now; NULL: nobody. The monitor reads it without the lock
     int index
     int in_flight                   # requests taken and not answered yet, whoever serves them
     int pauses                      # > 0: somebody waits for it to be calm, or changes it
+    int finishing                   # > 0: somebody waits until what the guest has offered so far is taken
     int attached                    # queue has its windows
     int started
     int enabled
@@ -76,5 +77,6 @@ cdef void pool_close(Pool *pool) noexcept nogil
 cdef int ring_init(Ring *ring, Pool *pool, int index) noexcept nogil
 cdef void ring_close(Ring *ring) noexcept nogil
 cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil
+cdef void ring_finish(Ring *ring) noexcept nogil
 cdef void ring_pause(Ring *ring) noexcept nogil
 cdef int ring_resume(Ring *ring) noexcept nogil

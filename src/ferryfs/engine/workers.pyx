@@ -15,7 +15,7 @@ edge-triggered, so a kick since the last sleep ends the next one at once; nothin
 """
 
 from libc.errno cimport ENOMEM, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 from posix.time cimport timespec
@@ -36,7 +36,7 @@ from ferryfs.ring.atomics cimport (
 )
 from ferryfs.ring.chain cimport CHAIN_OK, chain_free, chain_init, chain_mark, iovec
 from ferryfs.ring.queue cimport (
-    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_pop, queue_push, queue_rest, queue_should_notify, queue_wake,
+    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_offered, queue_pop, queue_push, queue_rest, queue_should_notify, queue_wake,
 )
 
 
@@ -253,6 +253,8 @@ cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
             pthread_cond_broadcast(&ring.calm)
             break
         got = queue_pop(&ring.queue, ring.pool.memory, &worker.chain)
+        if ring.finishing:
+            pthread_cond_broadcast(&ring.calm)
         if got == QUEUE_EMPTY:
             if ring.unannounced:
                 announce(ring)
@@ -475,6 +477,30 @@ cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil:
         else:
             ring.kick_fd = fd
     return result
+
+
+cdef void ring_finish(Ring *ring) noexcept nogil:
+    """Waits until what the guest has offered so far is taken from a ring that runs; for one that is about to be stopped.
+
+    1. the guest offers a request, 2. before its kick has woken anybody the ring is stopped, 3. another back-end goes on with the
+    ring, and waits for a kick that never comes: the guest has given it, and gives no other before avail_event is passed again.
+    Ours looks without a kick (ring_resume), but the destination of a migration may be another daemon.
+    """
+    cdef uint64_t one = 1
+    cdef uint16_t offered
+    cdef uint16_t ahead
+    pthread_mutex_lock(&ring.lock)
+    if may_run(ring) and ring.leader != NULL:
+        offered = queue_offered(&ring.queue)
+        ahead = offered - ring.queue.last_avail
+        ring.finishing += 1
+        write(ring.stop_fd, &one, 8)
+        # Once it is passed the difference starts again from the top, and a guest that goes on offering keeps nobody here.
+        while may_run(ring) and 0 < ahead <= ring.queue.num:
+            pthread_cond_wait(&ring.calm, &ring.lock)
+            ahead = offered - ring.queue.last_avail
+        ring.finishing -= 1
+    pthread_mutex_unlock(&ring.lock)
 
 
 cdef void ring_pause(Ring *ring) noexcept nogil:

@@ -44,4 +44,5 @@ cdef void queue_push(Queue *queue, const MemoryTable *memory, uint16_t head, uin
 cdef bint queue_should_notify(Queue *queue) noexcept nogil
 cdef bint queue_rest(Queue *queue, const MemoryTable *memory) noexcept nogil
 cdef void queue_wake(Queue *queue, const MemoryTable *memory) noexcept nogil
+cdef uint16_t queue_offered(const Queue *queue) noexcept nogil
 cdef bint queue_has_more(const Queue *queue) noexcept nogil

@@ -61,21 +61,24 @@ cdef void queue_detach(Queue *queue) noexcept nogil:
     queue.used = NULL
 
 
+cdef uint16_t queue_offered(const Queue *queue) noexcept nogil:
+    """Up to which index the guest says that it offers requests."""
+    # SAFETY: avail is a window of 6 + 2 * num bytes, aligned to 2 (queue_attach).
+    return ferry_load_acquire_u16(queue.avail + RING_IDX)
+
+
 cdef bint queue_has_more(const Queue *queue) noexcept nogil:
     """Whether the guest offers more; a hint, nothing is taken."""
-    # SAFETY: avail is a window of 6 + 2 * num bytes, aligned to 2 (queue_attach).
-    return ferry_load_acquire_u16(queue.avail + RING_IDX) != queue.last_avail
+    return queue_offered(queue) != queue.last_avail
 
 
 cdef int queue_pop(Queue *queue, const MemoryTable *memory, Chain *chain) noexcept nogil:
     """Takes the next request into `chain`. QUEUE_EMPTY, QUEUE_GOT, QUEUE_BAD_CHAIN (chain.head is to be answered with
     length 0) or QUEUE_BROKEN.
     """
-    cdef uint16_t offered
-    cdef uint16_t head
     # Acquire: the entries and descriptors that the guest wrote before it raised idx are read after it.
-    # SAFETY: avail is a window of 6 + 2 * num bytes, aligned to 2 (queue_attach).
-    offered = ferry_load_acquire_u16(queue.avail + RING_IDX)
+    cdef uint16_t offered = queue_offered(queue)
+    cdef uint16_t head
     if offered == queue.last_avail:
         return QUEUE_EMPTY
     if <uint16_t>(offered - queue.last_avail) > queue.num:
