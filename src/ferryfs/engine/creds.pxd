@@ -12,6 +12,7 @@ cdef struct Creds:
 
 cdef int settle(Request *request) noexcept nogil
 cdef int creds_enter(const Server *server, Creds *creds, uint32_t uid, uint32_t gid, bint has_group, uint32_t group) noexcept nogil
+cdef void creds_keep_access() noexcept nogil
 cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil
 cdef bint fsetid_drop() noexcept nogil
 cdef void fsetid_restore(bint dropped) noexcept nogil

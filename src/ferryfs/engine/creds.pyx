@@ -16,6 +16,7 @@ from ferryfs.engine.sys cimport (
 cdef enum:
     CAPABILITY_VERSION_3 = 0x20080522
     CAP_DAC_OVERRIDE = 1
+    CAP_FOWNER = 3
     CAP_FSETID = 4
 
 cdef struct CapHeader:
@@ -90,6 +91,15 @@ cdef int creds_enter(
         if not server.session.flags & INIT_CREATE_SUPP_GROUP:
             change_effective(CAP_DAC_OVERRIDE, True)
     return 0
+
+
+cdef void creds_keep_access() noexcept nogil:
+    """After creds_enter: what is made is the guest's user's, and what else is done is not checked again.
+
+    For a request that comes without the supplementary group by which the guest's kernel has allowed it.
+    """
+    change_effective(CAP_DAC_OVERRIDE, True)
+    change_effective(CAP_FOWNER, True)
 
 
 cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil:

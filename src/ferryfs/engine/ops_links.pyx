@@ -5,12 +5,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ferryfs.engine.attrs cimport reply_child
+from ferryfs.engine.creds cimport Creds, creds_enter, creds_keep_access, creds_leave
 from ferryfs.engine.fuse_abi cimport Rename2In
 from ferryfs.engine.identity cimport identify
 from ferryfs.engine.inode_fds cimport inode_fd, inode_keep_fd
 from ferryfs.engine.inodes cimport (
     KIND_SHIFT, Identity, Inode, inode_forget, inode_get_fd, inode_known, inode_put,
 )
+from ferryfs.engine.policy cimport id_to_host
 from ferryfs.engine.request cimport check_name, reply, take_string
 from ferryfs.engine.server cimport Request, Server
 from ferryfs.engine.sys cimport (
@@ -23,6 +25,7 @@ cdef enum:
     RENAME_EXCHANGE = 2
     RENAME_WHITEOUT = 4
     LINK_MAX = 4096             # PATH_MAX: no symlink is longer
+    UNKNOWN_ID = 0xffffffff     # FUSE_INVALID_UIDGID
 
 
 cdef int op_link(Request *request) noexcept nogil:
@@ -131,6 +134,34 @@ cdef void note_place(Server *server, Inode *parent, int fd, const char *name) no
         inode_put(&server.inodes, inode)
 
 
+cdef int rename_to_whiteout(Request *request, int fd, const char *name, int newfd, const char *newname, uint32_t flags) noexcept nogil:
+    """renameat2 with RENAME_WHITEOUT, which makes a device node under the old name: whoever asked owns it. 0 or -errno.
+
+    So a guest says who that is also where it doesn't for other renames (Linux from 6.12 on, with ALLOW_IDMAP).
+    """
+    cdef Server *server = request.server
+    cdef Creds creds
+    cdef uint32_t uid = 0
+    cdef uint32_t gid = 0
+    cdef int result = 0
+    if request.head.uid != UNKNOWN_ID and request.head.gid != UNKNOWN_ID:
+        result = id_to_host(server.policy.uids, server.policy.uid_count, request.head.uid, &uid)
+        if result == 0:
+            result = id_to_host(server.policy.gids, server.policy.gid_count, request.head.gid, &gid)
+    # -1 means "leave it" to setresuid.
+    if result == 0 and (uid == UNKNOWN_ID or gid == UNKNOWN_ID):
+        result = -EINVAL
+    if result == 0:
+        result = creds_enter(server, &creds, uid, gid, False, 0)
+    if result < 0:
+        return result
+    creds_keep_access()
+    if renameat2(fd, name, newfd, newname, flags) < 0:
+        result = -errno
+    creds_leave(server, &creds)
+    return result
+
+
 cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t position) noexcept nogil:
     cdef Server *server = request.server
     cdef const char *name = take_string(request, &position)
@@ -159,7 +190,9 @@ cdef int rename(Request *request, uint64_t newdir, uint32_t flags, uint32_t posi
         return newfd
     if not flags & (RENAME_EXCHANGE | RENAME_NOREPLACE):
         victim = about_to_go(server, newparent, newfd, newname)
-    if renameat2(fd, name, newfd, newname, flags) < 0:
+    if flags & RENAME_WHITEOUT:
+        result = rename_to_whiteout(request, fd, name, newfd, newname, flags)
+    elif renameat2(fd, name, newfd, newname, flags) < 0:
         result = -errno
     gone(server, victim, result)
     if result == 0:

@@ -16,6 +16,7 @@ from ferryfs.wire import fuse
 from ferryfs.wire.fuse import InitFlag, Op
 
 USER, GROUP, TEAM = 12345, 23456, 34567
+RENAME_WHITEOUT = 4
 
 
 @pytest.fixture
@@ -87,6 +88,37 @@ def test_all_else_is_done_by_the_daemon(guest: Guest, shared: Path) -> None:
     fh = fuse.OPEN_OUT.unpack(guest.send(open_by_user).body)["fh"]
     read = Call(Op.READ, nodeid, fuse.READ_IN.pack(fh=fh, size=100), uid=USER, gid=GROUP)
     assert guest.send(read).body == b"content"
+
+
+def whiteout(guest: Guest, parent: int, **ids: int) -> os.stat_result:
+    """Renames team/old to team/new for somebody: what is under the old name then."""
+    team = guest.shared / "team"
+    (team / "old").touch()
+    body = fuse.RENAME2_IN.pack(newdir=parent, flags=RENAME_WHITEOUT) + b"old\0new\0"
+    answer = guest.send(Call(Op.RENAME2, parent, body, **ids))
+    assert answer.error == 0, os.strerror(answer.error)
+    left = (team / "old").lstat()
+    assert (stat.S_IFMT(left.st_mode), left.st_rdev) == (stat.S_IFCHR, 0)
+    for name in ("old", "new"):
+        (team / name).unlink()
+    return left
+
+
+def test_a_whiteout_is_made_by_the_guests_user(guest: Guest, shared: Path) -> None:
+    """As on the bare file system. The rest of a rename is allowed already: by a supplementary group, or to who owns
+    neither the file nor the sticky directory.
+    """
+    team = guest.lookup(b"team")
+    (shared / "team").chmod(0o1770)
+    left = whiteout(guest, team, uid=USER, gid=GROUP)
+    assert (left.st_uid, left.st_gid) == (USER, GROUP)
+    (shared / "team").chmod(0o2770)
+    left = whiteout(guest, team, uid=USER, gid=GROUP)
+    assert (left.st_uid, left.st_gid) == (USER, TEAM), "the directory hands its group down"
+    for ids in ({}, {"uid": fuse.INVALID_ID, "gid": fuse.INVALID_ID}):
+        left = whiteout(guest, team, **ids)
+        assert left.st_uid == 0
+    assert (os.geteuid(), os.getegid()) == (0, 0)
 
 
 def test_the_process_keeps_its_own_ids(guest: Guest) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..assertions import ensure, equal, fails
 from ..files import make, opened
-from ..processes import working_directory
+from ..processes import ALICE, as_user, working_directory
 from ..registry import check, register
 from ..syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
 
@@ -182,6 +182,15 @@ def whiteout_to_a_new_name(directory: Path) -> None:
     renameat2(directory / "old", directory / "sub" / "new", RENAME_WHITEOUT | RENAME_NOREPLACE)
     ensure((directory / "sub" / "new").is_file(), "the new name is the file")
     ensure(stat.S_ISCHR((directory / "old").lstat().st_mode), "the old name is a character device")
+
+
+@check("root", "whiteout")
+def whiteout_belongs_to_whoever_asked(directory: Path) -> None:
+    make(directory / "old")
+    directory.chmod(0o777)
+    as_user(ALICE, lambda: renameat2(directory / "old", directory / "new", RENAME_WHITEOUT))
+    status = (directory / "old").lstat()
+    equal((ALICE.uid, ALICE.gid), (status.st_uid, status.st_gid), "owner and group")
 
 
 @check()
