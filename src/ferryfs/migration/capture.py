@@ -93,7 +93,7 @@ class Capture:
             _LOG.info(
                 "Migration: %d inodes looked at in %.1f s while the guest works on; %d are not in a directory that it "
                 "holds, %d have no name left.",
-                self._live.slots,
+                self._live.inodes,
                 time.monotonic() - started,
                 len(self._collected.paths),
                 len(self._collected.unlinked),
@@ -121,7 +121,7 @@ class Capture:
         _LOG.info(
             "Migration: the state is written: %.0f ms to locate %d inodes, %.0f ms to write.",
             1000 * (located - started),
-            self._live.slots,
+            self._live.inodes,
             1000 * (time.monotonic() - located),
         )
 
@@ -146,7 +146,7 @@ class Capture:
         findings = self._locate(cancelled, before)
         _LOG.info(
             "Migration: --migration-confirm-paths: %d inodes looked at once more in %.0f ms; %d had been moved.",
-            self._live.slots,
+            self._live.inodes,
             1000 * (time.monotonic() - started),
             len(findings.elsewhere - before.elsewhere),
         )

@@ -71,6 +71,7 @@ cdef class LiveSource:
     cdef int64_t *mtimes
     cdef int64_t *stamps
     cdef readonly uint32_t slots
+    cdef readonly uint32_t inodes       # that the guest held at `begin`: of the slots, some may be free
 
     def __cinit__(self, Device device):
         self.device = device
@@ -182,10 +183,12 @@ cdef class LiveSource:
         if stamps == NULL or self.status == NULL or self.children == NULL or self.sizes == NULL or self.mtimes == NULL:
             self._free()
             raise MemoryError
+        self.inodes = 0
         pthread_mutex_lock(&self.table.lock)
         for slot in range(self.slots):
             if self._at(slot).id != 0 and (self._at(slot).nlookup > 0 or self._at(slot).opens > 0):
                 self.status[slot] = UNKNOWN
+                self.inodes += 1
         pthread_mutex_unlock(&self.table.lock)
 
     def look_at_folders(self, uint32_t first, uint32_t last, int64_t newest):

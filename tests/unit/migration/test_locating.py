@@ -342,6 +342,23 @@ def test_confirm_paths(
     assert ("1 had been moved" in caplog.text) == confirm
 
 
+def test_the_log_counts_what_the_guest_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not the places in the table, of which some are free again."""
+    for number in range(20):
+        (tmp_path / str(number)).touch()
+    caplog.set_level(logging.INFO)
+    with Side(tmp_path) as source:
+        nodes = [source.walk(str(number)) for number in range(20)]
+        for node in nodes[::2]:
+            source.forget(node)
+        capture = source.capture()
+        capture.collect(lambda: False)
+        source.stop()
+        source.save()
+    assert "Migration: 11 inodes looked at in" in caplog.text
+    assert "ms to locate 11 inodes," in caplog.text
+
+
 def test_progress(caplog: pytest.LogCaptureFixture) -> None:
     """A line when it is time, and only then."""
     caplog.set_level(logging.INFO)
@@ -352,7 +369,7 @@ def test_progress(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["looked at under their last names", "that are elsewhere looked for", "entries of the share seen"]
+    "step", ["looked through for names that still hold", "that are elsewhere looked for", "entries of the share seen"]
 )
 def test_every_long_step_says_how_far_it_is(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

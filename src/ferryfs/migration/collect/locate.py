@@ -70,7 +70,7 @@ def check(live: LiveSource, ground: Ground, threads: int, cancelled: Callable[[]
 
     def look(first: int, last: int) -> None:
         live.check(first, last)
-        progress.step("%d of %d inodes looked at under their last names", first, live.slots)
+        progress.step("%d of %d places of the inode table looked through for names that still hold", first, live.slots)
 
     return _over_slots(live, threads, cancelled, stamp) and _over_slots(live, threads, cancelled, look)
 
