@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts, with_mounts
 
 from ferryfs.migration import identity
 from ferryfs.migration.identity import Sameness, boot_id, make_handle, of_directory, same_directory
-from migration.namespaces import needs_mounts, with_mounts
 from migration.samples import EXT4
 
 ELSEWHERE = replace(EXT4, host=b"another kernel's", device=77)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts
 
 from ferryfs.errors import StateError
 from ferryfs.migration import stream
@@ -19,7 +20,6 @@ from ferryfs.migration.state import StateV1, body
 from ferryfs.migration.trailer_records import HalfRead, InodeIdentities, Unlinked
 from ferryfs.passthrough.config import MigrationConfig, ShareConfig, StreamVersion, Ternary
 from ferryfs.wire.fuse import ATTR_OUT, READ_IN, Op
-from migration.namespaces import needs_mounts
 from migration.sides import FIND_PATHS, GUEST_ERROR, MODES, Side, loaded, mode_of, moved, refusal
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts, with_mounts
 
 from ferryfs.errors import SetupError
 from ferryfs.migration.mountinfo import MountEntry, parse, paths_in_share
-from migration.namespaces import needs_mounts, with_mounts
 
 
 def mount(mount_id: int, parent_id: int, point: str) -> MountEntry:
