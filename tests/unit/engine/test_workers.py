@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import select
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from engine_guest import REQUESTS, Call, Guest
+from engine_guest import REQUESTS, TIMEOUT, Call, Guest
+from namespaces import needs_mounts
 
-from ferryfs.wire.fuse import Op
+from ferryfs.passthrough.config import ShareConfig
+from ferryfs.wire import fuse
+from ferryfs.wire.fuse import OUT_HEADER, Op
+
+RINGS = 2
+WRITES = 12
 
 
 def workers() -> int:
@@ -29,69 +38,59 @@ def test_a_ring_that_is_stopped_and_started_keeps_its_thread(tmp_path: Path) -> 
         guest.serves()
 
 
-def offer(guest: Guest, count: int) -> None:
-    """Puts requests into the ring and kicks nobody."""
-    queue = guest.queues[REQUESTS]
-    for _ in range(count):
-        queue.add([Call(Op.STATFS).data], [4096])
+@contextmanager
+def frozen(folder: Path) -> Iterator[None]:
+    """Meanwhile whoever writes there waits."""
+    subprocess.run(["fsfreeze", "--freeze", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", folder], check=True)
 
 
-@pytest.mark.parametrize("message", ["SET_VRING_ENABLE", "GET_VRING_BASE"])
-def test_what_was_offered_is_answered_before_a_ring_stops(message: str, tmp_path: Path) -> None:
-    """The daemon that goes on with the ring may be one that waits for a kick, and the guest has given it."""
-    with Guest(tmp_path) as guest:
-        guest.serves()
-        before = guest.queues[REQUESTS].used_idx
-        offer(guest, 20)
-        if message == "SET_VRING_ENABLE":
-            guest.device.set_vring_enable(REQUESTS, False)
-        else:
-            assert guest.device.get_vring_base(REQUESTS) == before + 20
-        assert guest.queues[REQUESTS].used_idx == before + 20
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition() and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)
+    return condition()
 
 
-def test_a_ring_that_was_disabled_keeps_its_requests(tmp_path: Path) -> None:
-    with Guest(tmp_path) as guest:
-        guest.serves()
-        before = guest.queues[REQUESTS].used_idx
-        guest.device.set_vring_enable(REQUESTS, False)
-        offer(guest, 3)
-        assert guest.device.get_vring_base(REQUESTS) == before
-        assert guest.queues[REQUESTS].used_idx == before
-
-
-def test_a_ring_that_breaks_holds_nobody(tmp_path: Path) -> None:
-    with Guest(tmp_path) as guest:
-        guest.serves()
+@needs_mounts("mkfs.ext4", "fsfreeze")
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (3, 3), (0, WRITES)])
+def test_thread_pool_size(volume: Path, size: int, most: int) -> None:
+    """So many requests may wait for the host and the ring is served on; one more waits in its leader, and all others
+    with it. With 0 there is room for all of them here.
+    """
+    (volume / "file").touch()
+    with Guest(volume, ShareConfig(thread_pool_size=size), queues=RINGS) as guest:
+        nodeid = guest.lookup(b"file")
+        fh = guest.open(nodeid)
         queue = guest.queues[REQUESTS]
-        queue.avail_idx = (queue.avail_idx + queue.size + 1) & 0xFFFF
-        guest.device.set_vring_enable(REQUESTS, False)
-        assert os.eventfd_read(queue.err_fd) == 1
+        tokens = []
 
+        def write(number: int) -> None:
+            body = fuse.WRITE_IN.pack(fh=fh, offset=number, size=1) + b"x"
+            call = Call(Op.WRITE, nodeid, body)
+            tokens.append(queue.add([call.header(), call.body], [OUT_HEADER.size, call.room]))
 
-def test_a_guest_that_goes_on_offering_holds_nobody(tmp_path: Path) -> None:
-    """Whoever stops a ring waits for what was offered by then."""
-    with Guest(tmp_path) as guest:
+        with frozen(volume):
+            for number in range(most):
+                write(number)
+            queue.kick()
+            guest.serves()
+            assert wait_for(lambda: workers() == RINGS + most)
+            for number in range(most, WRITES):
+                write(number)
+            queue.kick()
+            guest.serves_on(0)
+            assert queue.poll() is None, "all of them wait"
+        while tokens:
+            done = queue.wait(TIMEOUT)
+            assert done is not None
+            token, _used = done
+            tokens.remove(token)
+            assert OUT_HEADER.unpack(queue.take(token)[0])["error"] == 0
+        assert workers() == RINGS + most
+        guest.ask(Op.RELEASE, nodeid, fuse.RELEASE_IN.pack(fh=fh))
         guest.serves()
-        queue = guest.queues[REQUESTS]
-        done = threading.Event()
-
-        def offer_for_ever() -> None:
-            while not done.is_set():
-                if (queue.avail_idx - queue.used_idx) & 0xFFFF < queue.size:
-                    queue.publish(0)
-                    queue.kick(force=True)
-
-        queue.write_desc(0, 0, 0)
-        thread = threading.Thread(target=offer_for_ever)
-        thread.start()
-        try:
-            for _ in range(50):
-                guest.device.set_vring_enable(REQUESTS, False)
-                guest.device.set_vring_enable(REQUESTS, True)
-        finally:
-            done.set()
-            thread.join()
-        with pytest.raises(BlockingIOError):
-            os.eventfd_read(queue.err_fd)
-        guest.device.drain_events()
+    assert (volume / "file").read_bytes() == b"x" * WRITES
