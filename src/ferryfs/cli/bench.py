@@ -36,7 +36,7 @@ SHOWN: Final = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the sub-command; 0."""
-    args = _parser().parse_args(argv)
+    args = arguments_parser().parse_args(argv)
     with _orderly_end():
         run = _joined(args.join) if args.join else _measured(args, argv)
     if args.compare:
@@ -117,7 +117,8 @@ def _measured(args: argparse.Namespace, argv: Sequence[str]) -> Run:
     return replace(run, load=f"{run.load} before, {load_average()} after")
 
 
-def _parser() -> argparse.ArgumentParser:
+def arguments_parser() -> argparse.ArgumentParser:
+    """Everything the sub-command takes."""
     parser = argparse.ArgumentParser(
         prog="ferryfs bench",
         description="Measures vhost-user-fs daemons side by side: they are driven in turn, and compared turn by turn.",

@@ -125,7 +125,8 @@ def _tour(story: Story, guest: Guest, shared: Path) -> None:
     _guest_command(story, guest, f"rm {MOUNT_POINT}/large")
 
 
-def _parser() -> argparse.ArgumentParser:
+def arguments_parser() -> argparse.ArgumentParser:
+    """Everything the sub-command takes."""
     parser = argparse.ArgumentParser(
         prog="ferryfs demo",
         description="Boot a Linux guest in QEMU, let it use a directory of this host, and move it to another QEMU.",
@@ -191,7 +192,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when every step came out as it should."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="ferryfs-demo-") as name:
         folder = Path(name)
         try:

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ferryfs.cli import check, inspect, install_descriptor, migrate, mount, xattrmap
+from ferryfs.cli import bench, check, demo, inspect, install_descriptor, migrate, mount, xattrmap
 from ferryfs.cli.options_manual import roff
 from ferryfs.cli.tool import COMMANDS
 
 PAGE: Final = "man/ferryfs.1"
 
-# A parser, or the text of --help of a command that has no options of its own to parse. The others are for a look at the
-# machine, not for work with it: their --help will do.
+# A parser, or the text of --help of a command that has no options of its own to parse.
 _ARGUMENTS: Final[dict[str, argparse.ArgumentParser | str]] = {
     "mount": mount.arguments_parser(),
     "migrate": migrate.migrate_parser(),
@@ -27,6 +26,8 @@ _ARGUMENTS: Final[dict[str, argparse.ArgumentParser | str]] = {
     "check": check.USAGE,
     "xattrmap": xattrmap.USAGE,
     "install-descriptor": install_descriptor.USAGE,
+    "bench": bench.arguments_parser(),
+    "demo": demo.arguments_parser(),
 }
 
 
@@ -45,7 +46,7 @@ def manual_page() -> str:
     ]
     for name, summary in COMMANDS.items():
         lines.append(f".SS {roff(name)}")
-        arguments = _ARGUMENTS.get(name, f"usage: ferryfs {name} [OPTION…]\n\n`ferryfs {name} --help` has its options.")
+        arguments = _ARGUMENTS[name]
         lines += _of_text(summary, arguments) if isinstance(arguments, str) else _of_parser(summary, arguments)
     return "\n".join([*lines, ".SH SEE ALSO", r".BR ferryfsd (1)"]) + "\n"
 

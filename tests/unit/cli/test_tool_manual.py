@@ -16,5 +16,13 @@ def test_every_command_and_its_options_are_there() -> None:
     page = manual_page().replace("\\-", "-")
     for name in COMMANDS:
         assert f".SS {name}\n" in page
-    for words in ("--no-drain", "--restore FILE", "--queue-size N", "xattrmap test RULES", "--prefix=DIR"):
+    for words in (
+        "--no-drain",
+        "--restore FILE",
+        "--queue-size N",
+        "xattrmap test RULES",
+        "--prefix=DIR",
+        "--against NAME=COMMAND",
+        "--report FILE",
+    ):
         assert words in page
