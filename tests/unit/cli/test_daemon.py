@@ -3,8 +3,10 @@
 Each daemon is a real one, and a front-end's connection is a real connection; what a mount sees is tried elsewhere.
 """
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -238,6 +240,62 @@ def test_readiness_is_told_to_systemd(share: Path, tmp_path: Path) -> None:
             assert systemd.recv(64) == b"STOPPING=1"
 
 
+# In a mount namespace of its own, a /dev with what a program needs, and maybe with a log to write to.
+PRIVATE_DEV = """
+mkdir dev && mount -t tmpfs none dev
+for name in null zero urandom $LOG; do touch dev/$name; done
+for name in null zero urandom; do mount --bind /dev/$name dev/$name; done
+test -z "$LOG" || mount --bind "$LOG" dev/"$LOG"
+mount --rbind dev /dev
+exec "$@"
+"""
+
+
+def logged(tmp_path: Path, share: Path, log: str) -> str:
+    """A daemon with --syslog that serves one front-end in its sandbox: what it wrote on stderr."""
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--syslog", "-f"]
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", PRIVATE_DEV, "sh", *words]
+    environ = os.environ | {"LOG": log}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environ) as daemon:
+        assert daemon.stderr is not None
+        lines = [daemon.stderr.readline()]
+        while lines[-1] and READY not in lines[-1]:
+            lines.append(daemon.stderr.readline())
+        connect(tmp_path / "s").close()
+        lines.append(daemon.stderr.read())
+        assert daemon.wait(30) == 0
+        return "".join(lines)
+
+
+@as_root
+def test_syslog_gets_the_log(tmp_path: Path, share: Path) -> None:
+    """From before the sandbox closes, and from inside; the line that managers wait for stays on stderr."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
+        syslogd.bind(str(tmp_path / "log"))
+        syslogd.setblocking(False)
+        stderr = logged(tmp_path, share, "log")
+        received = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                received.append(syslogd.recv(4096).decode())
+    assert stderr.splitlines() == [line for line in stderr.splitlines() if READY in line]
+    pattern = re.compile(r"<(\d+)>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d ferryfsd\[\d+\]: (.*)", re.DOTALL)
+    parsed = [pattern.fullmatch(line) for line in received]
+    assert all(parsed), received
+    said = {match[2]: int(match[1]) for match in parsed if match}
+    # user.warning and user.info
+    assert said["-f has no effect, leave it out"] == 8 + 4
+    assert next(priority for text, priority in said.items() if text.startswith("The front-end is gone")) == 8 + 6
+
+
+@as_root
+def test_without_a_syslog_the_log_goes_to_stderr(tmp_path: Path, share: Path) -> None:
+    stderr = logged(tmp_path, share, "")
+    assert "--syslog: /dev/log can't be reached (No such file or directory), the log goes to stderr" in stderr
+    assert "-f has no effect" in stderr
+    assert "The front-end is gone" in stderr
+
+
 @pytest.fixture
 def without_xattrs(share: Path) -> Iterator[None]:
     """The share is a file system that has no extended attributes for users."""
@@ -251,6 +309,40 @@ def test_size_of_core_files(start: Start) -> None:
     limits = Path(f"/proc/{daemon.pid}/limits").read_text()
     [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert line.split()[4:6] == ["4096", "4096"]
+
+
+CONTAINER = "new namespaces need CAP_SYS_ADMIN, which this process lacks (as usual in a container): write --sandbox="
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("without", "option", "says"),
+    [
+        ("-sys_admin", "", f"{CONTAINER}chroot"),
+        ("-sys_admin,-sys_chroot", "", f"{CONTAINER}none"),
+        ("-sys_chroot", "--sandbox=chroot", "it needs CAP_SYS_CHROOT; without it only --sandbox=none works"),
+        ("-dac_read_search", "--inode-file-handles=mandatory", "write --inode-file-handles=prefer"),
+    ],
+)
+def test_capability_that_is_missing(share: Path, tmp_path: Path, without: str, option: str, says: str) -> None:
+    """What is missing is named, and what would work; which then does."""
+    words = [f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}"]
+    command = ["setpriv", f"--bounding-set={without}", *COMMAND, *words]
+    done = subprocess.run([*command, *filter(None, [option])], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode in (1, 2)
+    sentence = done.stderr.splitlines()[-1]
+    assert says in sentence
+    works = re.findall(r"--[a-z-]+=[a-z]+", sentence)[-1]
+    with subprocess.Popen([*command, works], stderr=subprocess.PIPE, text=True) as daemon:
+        wait_for_line(daemon.stderr)
+        daemon.terminate()
+    assert daemon.returncode == 0
+
+
+def test_too_few_files(share: Path, tmp_path: Path) -> None:
+    done = run(f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--rlimit-nofile=300")
+    assert done.returncode == 2
+    assert "--rlimit-nofile: 300 open files are too few, the daemon itself needs" in done.stderr
 
 
 @as_root
