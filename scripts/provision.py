@@ -41,7 +41,7 @@ KERNELS = {
     "debian": ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"),
     "ubuntu": ("linux-image-virtual",),
 }
-OLDER_KERNEL = "linux-image-cloud-amd64"
+OLDER_KERNEL, OLDER_SUITE = "linux-image-cloud-amd64", "bookworm"
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ TEST_REQUIREMENTS = (
     Requirement("file systems for tests", "e2fsprogs", lambda: shutil.which("mkfs.ext4") is not None),
     Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
     Requirement("system call traces for tests", "strace", lambda: shutil.which("strace") is not None),
+    Requirement("checks of systemd units", "systemd", lambda: shutil.which("systemd-analyze") is not None),
     Requirement("subordinate ids for tests", "uidmap", lambda: shutil.which("newuidmap") is not None),
     Requirement("libvirt's shell", "libvirt-clients", lambda: shutil.which("virsh") is not None),
     Requirement("libvirt's QEMU driver", "libvirt-daemon-driver-qemu", lambda: bool(_libvirt_driver())),
@@ -204,10 +205,14 @@ def guest_kernel(suite: Suite) -> None:
 
 
 def older_guest_kernel(suite: Suite) -> None:
-    """Linux 6.1, for the tests of a guest with an older kernel: that of Debian 12, which other releases do without."""
+    """Linux 6.1, for the tests of a guest with an older kernel: Debian 12's, which newer ones can reach."""
     folder = cache_folder() / "guest" / "kernel-6.1"
-    if folder.exists() or os_release().get("VERSION_CODENAME") != "bookworm":
+    release = os_release()
+    # No release of Ubuntu has it.
+    if folder.exists() or release.get("ID") != "debian":
         return
+    if release.get("VERSION_CODENAME") != OLDER_SUITE:
+        suite = Suite(OLDER_SUITE, [derive(OLDER_SUITE)])
     image = next(one for one in _dependencies(suite, OLDER_KERNEL) if one.startswith("linux-image-"))
     say(f"older guest kernel: {image}")
     suite.unpack([image], folder)
@@ -271,7 +276,7 @@ def environment_folder(kind: str) -> Path:
     """Where the environment of this kind of run is; a build with sanitizers never gets in the way of the usual one."""
     if kind == "asan":
         return HERE / ".venv-asan"
-    return Path(os.environ.get("FERRYFS_VENV", HERE / ".venv"))
+    return Path(os.environ.get("FERRYFS_VENV") or HERE / ".venv")
 
 
 def environment(kind: str) -> None:
