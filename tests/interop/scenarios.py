@@ -7,6 +7,7 @@ program (``python -m interop.scenarios DAEMON …``) it prints the outcome of ev
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import mmap
 import os
@@ -44,6 +45,7 @@ WRONG = "WRONG"
 SEVERITY = (RIGHT, CARRIED, REFUSED, FAILED, WARNED, WRONG)
 
 COLLECT_S = 0.4
+MS_BIND = 4096
 
 
 class Held(Protocol):
@@ -207,6 +209,31 @@ def chmods(host: Path) -> None:
     (host / "src").chmod(0)
 
 
+def _mount(what: Path, onto: Path, kind: str, flags: int) -> None:
+    """mount(2) by this process itself.
+
+    1. The guest is stopped, 2. mount(8) is started by a child of ours, which closes what it has inherited, 3. that is a
+    FLUSH of the guest's open file, which waits for the migration, and that for us.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(what), os.fsencode(onto), kind.encode(), ctypes.c_ulong(flags), None):
+        raise OSError(ctypes.get_errno(), f"mount {onto}: {os.strerror(ctypes.get_errno())}")
+
+
+def mounts_over_the_file(host: Path) -> None:
+    """Another file of the same size."""
+    size = (host / "src" / "main.c").stat().st_size
+    (host / "above").write_bytes(b"n" * size)
+    _mount(host / "above", host / "src" / "main.c", "", MS_BIND)
+
+
+def mounts_over_the_parent(host: Path) -> None:
+    """A directory that has a file of this name and size as well."""
+    size = (host / "src" / "main.c").stat().st_size
+    _mount(Path("none"), host / "src", "tmpfs", 0)
+    (host / "src" / "main.c").write_bytes(b"n" * size)
+
+
 CHANGES: tuple[Callable[[Path], None], ...] = (
     nothing,
     renames,
@@ -217,7 +244,20 @@ CHANGES: tuple[Callable[[Path], None], ...] = (
     replaces,
     replaces_with_a_backup,
     chmods,
+    mounts_over_the_file,
+    mounts_over_the_parent,
 )
+
+
+def expected_of(change: Callable[[Path], None], mode: str, moment: str) -> tuple[str, ...]:
+    """What ferryfsd may make of a change by the host."""
+    if change is not mounts_over_the_file:
+        return (RIGHT,)
+    # No name in the share leads to the file any more, and a path would lead a virtiofsd to the one above it.
+    if mode == "find-paths" or moment == "between":
+        return (REFUSED,)
+    # A handle does without a name; while collecting, one may have been noted already, and then it proves the wrong.
+    return (RIGHT,) if moment == "before" else (RIGHT, REFUSED)
 
 
 # What the guest holds, while the host does nothing.
@@ -475,6 +515,10 @@ class Stage:
         for target in self._targets:
             target.wait()
 
+    def target_log(self) -> str:
+        """What the last destination wrote."""
+        return self._targets[-1].log_text()
+
     def play(
         self,
         scenario: Scenario,
@@ -494,6 +538,7 @@ class Stage:
         path = self._folder / f"proxy{self._count}"
         before = {int(Request.SET_DEVICE_STATE_FD): lambda: change(host)} if moment == "between" else {}
         with ExitStack() as stack:
+            stack.callback(_unmount_below, host)
             held = scenario(self.mountpoint / name, host, stack)
             if moment == "before":
                 change(host)
@@ -518,6 +563,14 @@ class Stage:
             outcome = held.judge()
             warned = "changed at another time than the source's" in target.log.read_text(errors="replace")
             return WARNED if outcome == WRONG and warned else outcome
+
+
+def _unmount_below(host: Path) -> None:
+    """What the host has mounted over the guest's files."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for place in reversed([line.split()[4] for line in lines]):
+        if place.startswith(f"{host}/src"):
+            subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def title(thing: object) -> str:

@@ -11,7 +11,7 @@ from daemons import StartDaemon
 
 from interop.matrix import Case, every_case, expected, pairwise, play
 from interop.mounting import needs_fuse
-from interop.scenarios import CHANGES, HOLDINGS, MODES, MOMENTS, RIGHT, holdings, host_changes, title
+from interop.scenarios import CHANGES, HOLDINGS, MODES, MOMENTS, RIGHT, expected_of, holdings, host_changes, title
 
 pytestmark = needs_fuse
 
@@ -20,10 +20,13 @@ pytestmark = needs_fuse
 @pytest.mark.parametrize("mode", MODES)
 def test_what_the_host_does(mode: str, moment: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
     """The guest goes on with the very files that it had open, also with one whose last name goes between save and load:
-    the source has it open as long as it runs, and the destination opens it by its handle.
+    the source has it open as long as it runs, and the destination opens it by its handle. Where that can't be, the guest
+    goes on with them at the source.
     """
     outcomes = host_changes("ferryfsd", mode, moment, tmp_path, start_daemon)
-    assert outcomes == {title(change): RIGHT for change in CHANGES}
+    assert outcomes.keys() == {title(change) for change in CHANGES}
+    wrong = [change for change in CHANGES if outcomes[title(change)] not in expected_of(change, mode, moment)]
+    assert wrong == [], outcomes
 
 
 @pytest.mark.parametrize("mode", MODES)
