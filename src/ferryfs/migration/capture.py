@@ -115,7 +115,7 @@ class Capture:
         located = time.monotonic()
         files = self._live.open_files()
         lost, dead = self._sort_out(findings, files)
-        mounts = self._mounts()
+        mounts = locate.mounts(self._live, self._share)
         state = self._state(findings, mounts)
         yield from trailer.write([state], self._records(findings, files, mounts, lost, dead))
         _LOG.info(
@@ -217,18 +217,6 @@ class Capture:
     def _handle_mounts(self, mounts: dict[int, bytes]) -> dict[int, bytes]:
         """Those on which inodes go by handle: the state can say where they are."""
         return {mount: path for mount, path in mounts.items() if _is_utf8(path)} if self._by_handle else {}
-
-    def _mounts(self) -> dict[int, bytes]:
-        """Path of each mount in the share by the id that the table has for it, the share's own first."""
-        found: dict[int, bytes] = {}
-        for path in self._share.mounts():
-            with suppress(OSError):
-                fd = os.dup(self._share.root_fd) if path == b"." else self._share.open(path)
-                try:
-                    found.setdefault(self._live.mount_id(fd), path)
-                finally:
-                    os.close(fd)
-        return found
 
     # ---- what could not be located
     # ---------------------------------------------------------------------------------------

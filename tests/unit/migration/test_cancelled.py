@@ -20,7 +20,7 @@ from ferryfs.passthrough.config import MigrationConfig, Unlinked
 from ferryfs.wire.fuse import Op
 from migration.sides import FIND_PATHS, GUEST_ERROR, MODES, Side, loaded, mode_of
 
-STEPS = ("looked at under their last names", "that are elsewhere looked for", "entries of the share seen")
+STEPS = ("looked through for names that still hold", "that are elsewhere looked for", "entries of the share seen")
 FILES = 100
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts
 
 from ferryfs.migration import capture, stream
 from ferryfs.migration.collect import locate
@@ -22,8 +23,9 @@ from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.state import FullPath, Inode, Invalid, Location, body
 from ferryfs.migration.state import Path as Place
 from ferryfs.migration.trailer_records import Content, LostInodes, Record, Unlinked
-from ferryfs.passthrough.config import MigrationConfig
-from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, moved
+from ferryfs.passthrough.config import MigrationConfig, OnError
+from ferryfs.wire.fuse import READ_IN, Op
+from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, moved, refusal
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="file handles and /proc/sys/vm/drop_caches need root")
@@ -314,6 +316,59 @@ def test_no_permission_is_said(
         source.save()
         monkeypatch.setattr(type(source.share), "open", real)
     assert "the daemon has no permission" in caplog.text
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Path]:
+    """Somebody mounts things in it, and they are gone afterwards."""
+    path = tmp_path / "share"
+    path.mkdir()
+    yield path
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for place in [line.split()[4] for line in lines if line.split()[4].startswith(str(path))]:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@needs_mounts()
+def test_what_is_mounted_over_is_said(share: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file above it is never taken for it."""
+    for name in ("file", "above"):
+        (share / name).write_text(name)
+    with Side(share) as source:
+        node = source.walk("file")
+        source.guest.open(node)
+        subprocess.run(["mount", "--bind", share / "above", share / "file"], check=True)
+        source.stop()
+        data = source.save()
+    assert isinstance(place(data, node), Invalid)
+    assert "something is mounted over its name" in caplog.text
+
+
+@needs_mounts()
+@pytest.mark.parametrize("config", MODES, ids=mode_of)
+def test_a_mount_that_vanished_is_said(
+    config: MigrationConfig, share: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the guest holds of it can go nowhere: not to what lies beneath, which has the same names."""
+    inner = share / "inner"
+    inner.mkdir()
+    (inner / "file").write_text("beneath")
+    subprocess.run(["mount", "-t", "tmpfs", "none", inner], check=True)
+    (inner / "file").write_text("mounted")
+    with Side(share, config) as source:
+        folder, node = source.walk("inner"), source.walk("inner/file")
+        fh = source.guest.open(node, os.O_RDONLY)
+        subprocess.run(["umount", "--lazy", inner], check=True)
+        source.stop()
+        data = source.save()
+        source.go_on()
+        assert source.read(node, fh) == b"mounted"
+    assert "its file system is not mounted in the share any more" in caplog.text
+    assert "can't be restored: inode" in refusal(data, share, config)
+    with loaded(data, share, replace(config, on_error=OnError.GUEST_ERROR)) as destination:
+        for number in (folder, node):
+            assert destination.guest.refused(Op.GETATTR, number, bytes(16))
+        assert destination.guest.refused(Op.READ, node, READ_IN.pack(fh=fh, size=10))
 
 
 @pytest.mark.parametrize("confirm", [False, True], ids=["", "confirm"])

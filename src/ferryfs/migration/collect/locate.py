@@ -30,6 +30,8 @@ SLOTS_AT_ONCE: Final = 4096
 # collecting ends.
 SLOTS_IN_BACKGROUND: Final = 64
 NOWHERE: Final = "it has no name in the share"
+UNMOUNTED: Final = "its file system is not mounted in the share any more"
+COVERED: Final = "something is mounted over its name"
 
 
 @mutable
@@ -75,6 +77,19 @@ def check(live: LiveSource, ground: Ground, threads: int, cancelled: Callable[[]
     return _over_slots(live, threads, cancelled, stamp) and _over_slots(live, threads, cancelled, look)
 
 
+def mounts(live: LiveSource, share: Share) -> dict[int, bytes]:
+    """Path of each mount in the share by the id that the table has for it, the share's own first."""
+    found: dict[int, bytes] = {}
+    for path in share.mounts():
+        with suppress(OSError):
+            fd = os.dup(share.root_fd) if path == b"." else share.open(path)
+            try:
+                found.setdefault(live.mount_id(fd), path)
+            finally:
+                os.close(fd)
+    return found
+
+
 def measure(live: LiveSource, threads: int, every: bool, cancelled: Callable[[], bool]) -> None:
     """Sizes of the files that are in place; unless ``every``, only where no handle tells them from others."""
     _over_slots(live, threads, cancelled, lambda first, last: live.measure_files(first, last, every))
@@ -113,13 +128,15 @@ class Search:
         self._before = before
         self._found = Findings()
         self._missing: dict[int, _Missing] = {}
-        # Why a place was not to be looked at, by nodeid.
-        self._barred: dict[int, OSError] = {}
+        # Why a place was not to be looked at, by nodeid: errno and reason.
+        self._barred: dict[int, tuple[int, str]] = {}
+        self._mounts: dict[int, bytes] = {}
 
     def run(self, walks: bool) -> Findings:
         """``walks``: whether the share may be walked through. Incomplete when it was cancelled."""
         unknown = self._live.unknown()
         self._found.elsewhere.update(unknown)
+        self._mounts = mounts(self._live, self._share) if unknown else {}
         for index, number in enumerate(unknown):
             if self._cancelled():
                 return self._found
@@ -134,9 +151,10 @@ class Search:
             self._by_folders()
         if self._missing and walks:
             self._by_walk()
-            for number in self._missing:
-                barred = self._barred.get(number)
-                why = (barred.errno or errno.EIO, reason_of(barred)) if barred else (errno.ENOENT, NOWHERE)
+        for number in self._missing:
+            why = self._barred.get(number, (errno.ENOENT, NOWHERE))
+            # Who goes by handle needs no name, but the destination has to be told where its mount is.
+            if walks or why[1] == UNMOUNTED:
                 self._found.lost[number] = why
         return self._found
 
@@ -145,6 +163,7 @@ class Search:
         fd = self._live.open(number)
         try:
             status = os.fstat(fd)
+            mount = self._live.mount_id(fd)
             path = self._share.path_of(fd)
             hidden = path is not None and is_hidden(fd, path.rpartition(b"/")[2])
         finally:
@@ -156,6 +175,8 @@ class Search:
         if hidden or status.st_nlink == 0:
             self._found.unlinked.add(number)
             return
+        if mount and mount not in self._mounts:
+            self._barred[number] = (errno.ENOENT, UNMOUNTED)
         for place in (path, self._before.paths.get(number)):
             if place is None:
                 continue
@@ -164,7 +185,7 @@ class Search:
                     return
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EPERM):
-                    self._barred[number] = error
+                    self._barred[number] = (error.errno, reason_of(error))
         self._missing[number] = _Missing(status.st_ino, status.st_ctime_ns)
 
     def _place_path(self, number: int, path: bytes) -> bool:
@@ -172,9 +193,21 @@ class Search:
         folder, _, name = path.rpartition(b"/")
         folder_fd = self._share.open(folder, os.O_PATH | os.O_DIRECTORY) if folder else os.dup(self._share.root_fd)
         try:
-            return self._live.identify(folder_fd, name) == number and self._place(number, folder_fd, path)
+            if self._live.identify(folder_fd, name) == number:
+                return self._place(number, folder_fd, path)
+            self._note_cover(number, folder_fd, name)
+            return False
         finally:
             os.close(folder_fd)
+
+    def _note_cover(self, number: int, folder_fd: int, name: bytes) -> None:
+        """Why an inode is not to be seen under a name that it has, if another mount begins there."""
+        above = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        try:
+            if self._live.mount_id(above) != self._live.mount_id(folder_fd):
+                self._barred[number] = (errno.ENOENT, COVERED)
+        finally:
+            os.close(above)
 
     def _place(self, number: int, folder_fd: int, path: bytes) -> bool:
         """Notes where an inode was seen: in a directory that the guest holds, else by its path."""
