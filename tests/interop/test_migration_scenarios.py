@@ -20,8 +20,8 @@ pytestmark = needs_fuse
 @pytest.mark.parametrize("mode", MODES)
 def test_what_the_host_does(mode: str, moment: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
     """The guest goes on with the very files that it had open, also with one whose last name goes between save and load:
-    the source has it open as long as it runs, and the destination opens it by its handle. Where that can't be, the guest
-    goes on with them at the source.
+    the source has it open as long as it runs, and the destination opens it by its handle. Where that can't be, the
+    guest goes on with them at the source.
     """
     outcomes = host_changes("ferryfsd", mode, moment, tmp_path, start_daemon)
     assert outcomes.keys() == {title(change) for change in CHANGES}

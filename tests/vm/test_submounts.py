@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from ferryfs.guest import moving
 from ferryfs.guest.command_line import Share
 from vm.conftest import Boot
 
+PATIENCE_SECONDS = 20.0
 MARKER = "only syncfs brings this to the disk"
 
 
@@ -28,7 +32,9 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """An ext4 file system in a file, mounted below the shared directory."""
+    """An ext4 file system in a file, mounted below the shared directory. What is mounted and unmounted there later reaches
+    a daemon in its own mount namespace, as on a host that systemd has started.
+    """
     image = tmp_path / "disk.img"
     inner = tmp_path / "shared" / "inner"
     inner.mkdir(parents=True)
@@ -36,11 +42,21 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         file.truncate(64 << 20)
     # Without lazy initialization nothing writes to the disk behind the tests' back.
     subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(inner)], check=True)
+    shared = inner.parent
+    subprocess.run(["mount", "--bind", shared, shared], check=True)
     try:
-        yield Disk(tmp_path / "shared", inner, image)
+        subprocess.run(["mount", "--make-shared", shared], check=True)
+        subprocess.run(["mount", "-o", "loop", image, inner], check=True)
+        yield Disk(shared, inner, image)
     finally:
-        subprocess.run(["umount", str(inner)], check=True)
+        while os.path.ismount(inner):
+            subprocess.run(["umount", inner], check=True)
+        subprocess.run(["umount", shared], check=True)
+
+
+def loops(image: Path) -> str:
+    """The loop devices that have the disk open: none, when nobody has the file system in use any more."""
+    return subprocess.run(["losetup", "-j", image], check=True, capture_output=True, text=True).stdout
 
 
 def test_a_submount_is_a_file_system_of_its_own(disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot) -> None:
@@ -85,6 +101,41 @@ def test_syncfs_reaches_the_disk(disk: Disk, daemon: str, start_daemon: StartDae
     guest.check("sync -f /mnt/inner")
     assert MARKER.encode() in disk.image.read_bytes()
     guest.check("umount /mnt/inner && umount /mnt")
+
+
+def test_a_submount_vanishes_and_appears(disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot) -> None:
+    """Its open file goes on, its names lead to what lies beneath, and nothing holds the disk when the guest has let go."""
+    (disk.inner / "file").write_text("mounted 1\nmounted 2\n")
+    backend = start_daemon(daemon_command(daemon), disk.shared, ["--cache=never"])
+    guest = boot(Share("share", backend.socket))
+    guest.check("mount -t virtiofs share /mnt && mkfifo /tmp/go /tmp/said")
+    holder = guest.agent.start(
+        "exec 3</mnt/inner/file; read -r a <&3 && echo >/tmp/said && read -r word </tmp/go && cat <&3"
+    )
+    guest.check("cat /tmp/said")
+    assert "/mnt/inner virtiofs" in guest.check("cat /proc/mounts")
+    assert subprocess.run(["umount", disk.inner], check=False, capture_output=True).returncode, "it is in use"
+
+    subprocess.run(["umount", "--lazy", disk.inner], check=True)
+    (disk.inner / "file").write_text("beneath\n")
+    assert guest.check("cat /mnt/inner/file") == "beneath\n"
+    assert "/mnt/inner" not in guest.check("cat /proc/mounts")
+    outer, inner = guest.check("stat -c %d /mnt /mnt/inner").split()
+    assert outer == inner
+    assert loops(disk.image)
+    guest.check("echo go >/tmp/go")
+    assert guest.agent.result(holder) == (0, "mounted 2\n")
+    guest.check("echo 2 >/proc/sys/vm/drop_caches")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while loops(disk.image) and time.monotonic() < deadline:
+        select.select([], [], [], 0.05)
+    assert not loops(disk.image), "the daemon holds it"
+
+    subprocess.run(["mount", "-o", "loop", disk.image, disk.inner], check=True)
+    assert guest.check("cat /mnt/inner/file") == "mounted 1\nmounted 2\n"
+    outer, inner = guest.check("stat -c %d /mnt /mnt/inner/file").split()
+    assert outer != inner
+    guest.check("umount /mnt/inner; umount /mnt")
 
 
 def test_a_submount_moves_with_the_guest(

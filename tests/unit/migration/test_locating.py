@@ -346,9 +346,7 @@ def test_what_is_mounted_over_is_said(share: Path, caplog: pytest.LogCaptureFixt
 
 @needs_mounts()
 @pytest.mark.parametrize("config", MODES, ids=mode_of)
-def test_a_mount_that_vanished_is_said(
-    config: MigrationConfig, share: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mount_that_vanished_is_said(config: MigrationConfig, share: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What the guest holds of it can go nowhere: not to what lies beneath, which has the same names."""
     inner = share / "inner"
     inner.mkdir()
