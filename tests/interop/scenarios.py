@@ -7,7 +7,6 @@ program (``python -m interop.scenarios DAEMON …``) it prints the outcome of ev
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import mmap
 import os
@@ -32,6 +31,7 @@ from ferryfs.guest.backend import Backend
 from ferryfs.wire.vhost_user import Request
 from interop.cutting import CuttingProxy
 from interop.mounting import daemon_line, mounted
+from interop.mounts_over import mounts_over_the_file, mounts_over_the_parent, unmount_below
 
 MODES = ("find-paths", "file-handles")
 MOMENTS = ("before", "collecting", "between")
@@ -45,7 +45,6 @@ WRONG = "WRONG"
 SEVERITY = (RIGHT, CARRIED, REFUSED, FAILED, WARNED, WRONG)
 
 COLLECT_S = 0.4
-MS_BIND = 4096
 
 
 class Held(Protocol):
@@ -209,31 +208,6 @@ def chmods(host: Path) -> None:
     (host / "src").chmod(0)
 
 
-def _mount(what: Path, onto: Path, kind: str, flags: int) -> None:
-    """mount(2) by this process itself.
-
-    1. The guest is stopped, 2. mount(8) is started by a child of ours, which closes what it has inherited, 3. that is a
-    FLUSH of the guest's open file, which waits for the migration, and that for us.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(os.fsencode(what), os.fsencode(onto), kind.encode(), ctypes.c_ulong(flags), None):
-        raise OSError(ctypes.get_errno(), f"mount {onto}: {os.strerror(ctypes.get_errno())}")
-
-
-def mounts_over_the_file(host: Path) -> None:
-    """Another file of the same size."""
-    size = (host / "src" / "main.c").stat().st_size
-    (host / "above").write_bytes(b"n" * size)
-    _mount(host / "above", host / "src" / "main.c", "", MS_BIND)
-
-
-def mounts_over_the_parent(host: Path) -> None:
-    """A directory that has a file of this name and size as well."""
-    size = (host / "src" / "main.c").stat().st_size
-    _mount(Path("none"), host / "src", "tmpfs", 0)
-    (host / "src" / "main.c").write_bytes(b"n" * size)
-
-
 CHANGES: tuple[Callable[[Path], None], ...] = (
     nothing,
     renames,
@@ -247,17 +221,6 @@ CHANGES: tuple[Callable[[Path], None], ...] = (
     mounts_over_the_file,
     mounts_over_the_parent,
 )
-
-
-def expected_of(change: Callable[[Path], None], mode: str, moment: str) -> tuple[str, ...]:
-    """What ferryfsd may make of a change by the host."""
-    if change is not mounts_over_the_file:
-        return (RIGHT,)
-    # No name in the share leads to the file any more, and a path would lead a virtiofsd to the one above it.
-    if mode == "find-paths" or moment == "between":
-        return (REFUSED,)
-    # A handle does without a name; while collecting, one may have been noted already, and then it proves the wrong.
-    return (RIGHT,) if moment == "before" else (RIGHT, REFUSED)
 
 
 # What the guest holds, while the host does nothing.
@@ -538,7 +501,7 @@ class Stage:
         path = self._folder / f"proxy{self._count}"
         before = {int(Request.SET_DEVICE_STATE_FD): lambda: change(host)} if moment == "between" else {}
         with ExitStack() as stack:
-            stack.callback(_unmount_below, host)
+            stack.callback(unmount_below, host)
             held = scenario(self.mountpoint / name, host, stack)
             if moment == "before":
                 change(host)
@@ -563,14 +526,6 @@ class Stage:
             outcome = held.judge()
             warned = "changed at another time than the source's" in target.log.read_text(errors="replace")
             return WARNED if outcome == WRONG and warned else outcome
-
-
-def _unmount_below(host: Path) -> None:
-    """What the host has mounted over the guest's files."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    for place in reversed([line.split()[4] for line in lines]):
-        if place.startswith(f"{host}/src"):
-            subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def title(thing: object) -> str:

@@ -32,8 +32,8 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """An ext4 file system in a file, mounted below the shared directory. What is mounted and unmounted there later reaches
-    a daemon in its own mount namespace, as on a host that systemd has started.
+    """An ext4 file system in a file, mounted below the shared directory. What is mounted and unmounted there later
+    reaches a daemon in its own mount namespace, as on a host that systemd has started.
     """
     image = tmp_path / "disk.img"
     inner = tmp_path / "shared" / "inner"
@@ -104,7 +104,7 @@ def test_syncfs_reaches_the_disk(disk: Disk, daemon: str, start_daemon: StartDae
 
 
 def test_a_submount_vanishes_and_appears(disk: Disk, daemon: str, start_daemon: StartDaemon, boot: Boot) -> None:
-    """Its open file goes on, its names lead to what lies beneath, and nothing holds the disk when the guest has let go."""
+    """Its open file goes on, its names lead to what lies beneath, and nothing holds the disk once the guest lets go."""
     (disk.inner / "file").write_text("mounted 1\nmounted 2\n")
     backend = start_daemon(daemon_command(daemon), disk.shared, ["--cache=never"])
     guest = boot(Share("share", backend.socket))

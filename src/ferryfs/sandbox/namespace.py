@@ -189,7 +189,7 @@ def _outer(child: int, closes: Sequence[int]) -> NoReturn:
         os.close(fd)
     try:
         # It only passes signals on: same user, so no capability is needed.
-        _linux.capset(0, 0, 0)
+        capabilities.drop_to(())
         os._exit(_wait(child))
     except OSError as error:
         _LOG.error("the outer process failed: %s", error)

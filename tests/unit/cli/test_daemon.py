@@ -18,8 +18,10 @@ from typing import IO
 import pytest
 
 from ferryfs.frontend.client import VhostUserClient
+from ferryfs.sandbox import capabilities
 from ferryfs.wire.vhost_user import ProtocolFeature
 
+MODES = ("namespace", "chroot", "none")
 READY = "Waiting for vhost-user socket connection..."
 PROGRAM = "import sys; from ferryfs.cli.daemon import main; sys.argv[0] = 'ferryfsd'; main()"
 COMMAND = [sys.executable, "-I", "-c", PROGRAM]
@@ -82,7 +84,7 @@ def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedP
 
 
 @as_root
-@pytest.mark.parametrize("mode", ["namespace", "chroot", "none"])
+@pytest.mark.parametrize("mode", MODES)
 class TestModes:
     def test_ends_with_the_front_end(self, start: Start, tmp_path: Path, mode: str) -> None:
         daemon = start(f"--sandbox={mode}")
@@ -389,6 +391,62 @@ def test_check_prints_a_table_and_serves_nothing(share: Path) -> None:
     subjects = [line[8:].split("  ")[0] for line in done.stdout.splitlines()]
     assert subjects[:3] == ["share", "open files", "sandbox namespace (chosen)"]
     assert all(line.split()[0] in ("ok", "note", "failed") for line in done.stdout.splitlines())
+
+
+DEFAULT_FILE = """
+mkdir -p extra/ferryfs && printf 'cache = "always"\\nxattr = true\\n' >extra/ferryfs/ferryfsd.toml
+mount -t overlay -o lowerdir=extra:/etc none /etc
+exec "$@"
+"""
+
+
+@as_root
+def test_default_file_is_read_where_it_exists(tmp_path: Path) -> None:
+    namespace = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", DEFAULT_FILE, "sh"]
+    words = [*namespace, *COMMAND, "--show-config", "--cache=never"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": os.defpath})
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert rows["xattr"] == ["true", "/etc/ferryfs/ferryfsd.toml"], done.stderr
+    assert rows["cache"] == ["never", "command", "line"]
+
+
+def threads(pid: int) -> list[dict[str, str]]:
+    """What the kernel says of each thread of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [
+        dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
+        for task in tasks
+    ]
+
+
+@as_root
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_process_keeps(share: Path, tmp_path: Path, mode: str) -> None:
+    """Capabilities, no_new_privs and filter of every thread, nothing of its parent's; and what it leaves alone."""
+    reader, leaked = os.pipe()
+    setting = ["sh", "-ec", 'echo 123 >/proc/self/oom_score_adj; exec "$@"', "sh"]
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", f"--sandbox={mode}"]
+    with subprocess.Popen([*setting, *words], stderr=subprocess.PIPE, text=True, pass_fds=[leaked]) as daemon:
+        os.close(leaked)
+        wait_for_line(daemon.stderr)
+        with open(reader, "rb") as left:
+            assert left.read() == b"", "the end of it: nobody holds the other end"
+        with VhostUserClient.connect(tmp_path / "s") as client:
+            client.get_features()
+            inner = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+            assert len(inner) == (mode == "namespace")
+            serving = int(inner[0]) if inner else daemon.pid
+            kept = f"{capabilities.mask({*capabilities.KEPT, 'dac_read_search'}):016x}"
+            expected = {"CapInh": "0" * 16, "CapAmb": "0" * 16, "CapPrm": kept, "CapEff": kept, "CapBnd": kept}
+            expected |= {"NoNewPrivs": "1", "Seccomp": "2", "Umask": "0000"}
+            for thread in threads(serving):
+                assert {key: thread[key] for key in expected} == expected, thread["Name"]
+            for thread in threads(daemon.pid) if inner else ():
+                assert {thread[key] for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+                assert thread["NoNewPrivs"] == "1"
+            for pid in {daemon.pid, serving}:
+                assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "123\n"
+        assert daemon.wait(30) == 0
 
 
 def test_environment_of_python_has_no_effect(share: Path, tmp_path: Path) -> None:
