@@ -39,6 +39,21 @@ def test_journal_is_recognised_by_the_socket() -> None:
     assert not journal_reads_stderr({})
 
 
+def test_the_journal_gets_a_priority_a_line() -> None:
+    """Also for each line of a longer text: the journal takes every line for a message of its own."""
+    program = (
+        "import logging, os\n"
+        "from ferryfs.cli import log, options_sources\n"
+        "status = os.fstat(2)\n"
+        "journal = {'JOURNAL_STREAM': f'{status.st_dev}:{status.st_ino}'}\n"
+        "log.set_up(options_sources.load(['--shared-dir=/', '--socket-path=/s'], {}).options, journal)\n"
+        "logging.getLogger('ferryfs').error('one\\ntwo')\n"
+        "logging.getLogger('ferryfs').info('three')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "<3>one\n<3>two\n<6>three\n"
+
+
 def test_traceback_names_frames_and_causes_without_source() -> None:
     def inner() -> None:
         raise ValueError("the cause")
