@@ -1,6 +1,7 @@
 """--xattrmap and --translate-uid/gid through a mount, against the plain reference of the rules."""
 
 import os
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,42 @@ def test_names_of_attributes(start_daemon: StartDaemon, folders: tuple[Path, Pat
             assert seen_outcome == (name if isinstance(expected, bytes) else expected)
             if isinstance(expected, bytes):
                 assert os.getxattr(shared / "file", expected) == b"g"
+
+
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 0x400, 0, 0, 0)
+CHANGES: dict[str, Callable[[int, int], object]] = {
+    "write": lambda fd, other: (os.pwrite(fd, b"z", 0), os.fsync(fd)),
+    "truncate": lambda fd, other: os.ftruncate(fd, 3),
+    "allocate": lambda fd, other: os.posix_fallocate(fd, 0, 100),
+    "copy": lambda fd, other: os.copy_file_range(other, fd, 5, 0, 0),
+    "open": lambda fd, other: os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_TRUNC)),
+    "chown": lambda fd, other: os.fchown(fd, 5, 5),
+}
+
+
+@pytest.mark.parametrize("option", [(), ("--killpriv-v2",), ("--killpriv-v2", "--writeback")], ids=" ".join)
+@pytest.mark.parametrize("who", ["guest", "host"])
+def test_a_renamed_capability_goes_with_any_change(
+    who: str, option: tuple[str, ...], start_daemon: StartDaemon, folders: tuple[Path, Path]
+) -> None:
+    """As one under its own name; also one that the host has set, where the guest has seen before that there is none."""
+    shared, mountpoint = folders
+    daemon = start_daemon(daemon_command("ferryfsd"), shared, ["--xattrmap=:map::user.virtiofs.:", *option])
+    with mounted(daemon.socket, mountpoint):
+        (mountpoint / "other").write_text("other")
+        other = os.open(mountpoint / "other", os.O_RDONLY)
+        for name, change in CHANGES.items():
+            fd = os.open(mountpoint / name, os.O_RDWR | os.O_CREAT)
+            os.write(fd, b"content")
+            os.fsync(fd)
+            if who == "guest":
+                os.setxattr(mountpoint / name, "security.capability", CAPABILITY)
+            else:
+                os.setxattr(shared / name, "user.virtiofs.security.capability", CAPABILITY)
+            change(fd, other)
+            os.close(fd)
+            assert os.listxattr(shared / name) == [], name
+        os.close(other)
 
 
 def set_and_look(path: Path, name: bytes) -> bytes:

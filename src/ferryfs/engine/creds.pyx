@@ -3,13 +3,14 @@
 Only the effective ids change, so the way back is always open: the saved ids and the permitted capabilities stay.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport ENODATA, EOPNOTSUPP, errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport abort
 
-from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, Request, Server
+from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, INIT_HANDLE_KILLPRIV_V2, Request, Server
 from ferryfs.engine.sys cimport (
-    CLONE_FS, SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, fchdir, syscall, umask, unshare,
+    CLONE_FS, SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, fchdir, fremovexattr, syscall, umask,
+    unshare,
 )
 
 
@@ -120,3 +121,18 @@ cdef bint fsetid_drop() noexcept nogil:
 cdef void fsetid_restore(bint dropped) noexcept nogil:
     if dropped:
         change_effective(CAP_FSETID, True)
+
+
+cdef int capability_drop(const Server *server, int fd) noexcept nogil:
+    """Takes the file capabilities of an open file that is about to be changed, as the kernel would if they had their own name on
+    the host (--xattrmap); 0 or -errno.
+
+    Only for a guest that leaves it to us (HANDLE_KILLPRIV_V2). It sees to it too, but asks only once whether a file has any:
+
+    1. the guest writes, and remembers that there are none, 2. the host, or another guest, sets some, 3. the guest writes.
+    """
+    if server.policy.capability == NULL or not server.session.flags & INIT_HANDLE_KILLPRIV_V2:
+        return 0
+    if fremovexattr(fd, server.policy.capability) < 0 and errno != ENODATA and errno != EOPNOTSUPP:
+        return -errno
+    return 0

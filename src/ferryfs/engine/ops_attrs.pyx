@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport timespec
 
 from ferryfs.engine.attrs cimport fill_attr, stat_fd, stat_inode
-from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport (
     FATTR_ATIME, FATTR_ATIME_NOW, FATTR_FH, FATTR_GID, FATTR_KILL_SUIDGID, FATTR_MODE, FATTR_MTIME, FATTR_MTIME_NOW,
     FATTR_SIZE, FATTR_UID, GETATTR_FH, AttrOut, GetattrIn, SetattrIn, StatfsOut, StatxIn,
@@ -138,7 +138,8 @@ cdef int change_size(Server *server, Inode *inode, Handle *handle, const Setattr
             return fd if fd != -EBADF else -EINVAL
         own = True
     dropped = fsetid_drop() if args.valid & FATTR_KILL_SUIDGID else False
-    if ftruncate(fd, <long>args.size) < 0:
+    result = capability_drop(server, fd)
+    if result == 0 and ftruncate(fd, <long>args.size) < 0:
         result = -errno
     fsetid_restore(dropped)
     if own:

@@ -4,7 +4,7 @@ from libc.errno cimport EBADF, EFBIG, EINVAL, EISDIR, ENOENT, ENOSYS, ENOTTY, EP
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FSYNC_FDATASYNC, CopyFileRangeIn, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn
 from ferryfs.engine.handles cimport HANDLE_DIR, Handle, handle_get, handle_put
 from ferryfs.engine.inode_fds cimport inode_open
@@ -83,7 +83,8 @@ cdef int op_fallocate(Request *request) noexcept nogil:
     if handle == NULL:
         return result
     dropped = fsetid_drop() if kills_setid(request) else False
-    if fallocate(handle.fd, <int>args.mode, <int64_t>args.offset, <int64_t>args.length) < 0:
+    result = capability_drop(request.server, handle.fd)
+    if result == 0 and fallocate(handle.fd, <int>args.mode, <int64_t>args.offset, <int64_t>args.length) < 0:
         result = -errno
     fsetid_restore(dropped)
     done_with(request, handle)
@@ -137,13 +138,15 @@ cdef int op_copy_file_range(Request *request) noexcept nogil:
         from_offset = <int64_t>args.off_in
         to_offset = <int64_t>args.off_out
         dropped = fsetid_drop() if kills_setid(request) else False
-        moved = copy_file_range(
-            source.fd, &from_offset, target.fd, &to_offset, args.len if args.len < COPY_AT_ONCE else COPY_AT_ONCE, 0
-        )
-        if moved < 0:
-            result = -errno
-        else:
-            copied = <uint64_t>moved
+        result = capability_drop(request.server, target.fd)
+        if result == 0:
+            moved = copy_file_range(
+                source.fd, &from_offset, target.fd, &to_offset, args.len if args.len < COPY_AT_ONCE else COPY_AT_ONCE, 0
+            )
+            if moved < 0:
+                result = -errno
+            else:
+                copied = <uint64_t>moved
         fsetid_restore(dropped)
         done_with(request, target)
     done_with(request, source)

@@ -8,7 +8,7 @@ from libc.errno cimport EAGAIN, EBADF, EFBIG, EINTR, EINVAL, EISDIR, EOPNOTSUPP,
 from libc.stdint cimport INT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID, ReadIn, WriteOut
 from ferryfs.engine.handles cimport (
     HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state,
@@ -171,7 +171,8 @@ cdef int op_write(Request *request) noexcept nogil:
         flags = RWF_APPEND
     if args.io_flags & FUSE_WRITE_KILL_SUIDGID:
         dropped = fsetid_drop()
-    while True:
+    result = capability_drop(server, handle.fd)
+    while result == 0:
         count = chain_slice(request.chain, False, WRITE_DATA + done, args.size - done, request.iovecs, MAX_IOVECS)
         put = write_file(handle.fd, request.iovecs, count, <long>(args.offset + done), flags)
         if put > 0:

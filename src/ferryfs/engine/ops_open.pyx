@@ -4,7 +4,7 @@ from libc.errno cimport EBADF, EISDIR, ENOENT, ENOTDIR, EROFS, ESTALE, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
-from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport (
     FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FUSE_OPEN_KILL_SUIDGID, OpenIn, OpenOut, ReleaseIn,
 )
@@ -139,6 +139,11 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
             dropped = fsetid_drop()
         fd = reopen(server, inode, flags)
         fsetid_restore(dropped)
+        if fd >= 0 and flags & O_TRUNC:
+            result = capability_drop(server, fd)
+            if result < 0:
+                close(fd)
+                fd = result
         if fd < 0:
             fds_release(&server.inodes)
             result = fd

@@ -41,6 +41,7 @@ cdef struct Policy:
     int gid_count
     XattrMapRule *xattrs
     int xattr_count
+    char *capability            # the host's name of the guest's security.capability when it has another one; else NULL
 
 
 cdef int policy_init(Policy *policy, config) except -1

@@ -8,6 +8,8 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen, strncmp
 
+from ferryfs.passthrough.xattrmap import remaps_capability
+
 ID_KINDS = {
     "guest": ID_GUEST, "host": ID_HOST, "map": ID_MAP, "squash-guest": ID_SQUASH_GUEST, "squash-host": ID_SQUASH_HOST,
     "forbid-guest": ID_FORBID_GUEST,
@@ -62,6 +64,9 @@ cdef int policy_init(Policy *policy, config) except -1:
         policy.xattrs[i].prepend_length = len(rule.prepend)
         i += 1
         policy.xattr_count = i
+    renamed = remaps_capability(config.xattr_rules)
+    if renamed:
+        policy.capability = copy_bytes(renamed)
     return 0
 
 
@@ -71,6 +76,7 @@ cdef void policy_free(Policy *policy) noexcept nogil:
         free(policy.xattrs[i].key)
         free(policy.xattrs[i].prepend)
     free(policy.xattrs)
+    free(policy.capability)
     free(policy.uids)
     free(policy.gids)
     memset(policy, 0, sizeof(Policy))

@@ -80,6 +80,7 @@ cdef extern from "sys/xattr.h" nogil:
     ssize_t listxattr(const char *path, char *list, size_t size)
     int setxattr(const char *path, const char *name, const void *value, size_t size, int flags)
     int removexattr(const char *path, const char *name)
+    int fremovexattr(int fd, const char *name)
     int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)
     int XATTR_CREATE, XATTR_REPLACE
 
