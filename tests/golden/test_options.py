@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from ferryfs.cli import options_rules
 from ferryfs.cli.options import Options, Row, flag, table
+from ferryfs.cli.options_legacy import known_parts
 from ferryfs.cli.options_sources import load
 from ferryfs.cli.options_text import default_text
+from ferryfs.errors import OptionError
 
 from .peer import VERSIONS, binary
 
@@ -91,3 +95,86 @@ def test_each_default_is_the_newest_ones() -> None:
             assert getattr(Options(), name) is SAID[option.name]
             compared += 1
     assert compared > 8
+
+
+# A part of -o each, as a first virtiofsd had it or not.
+VALUES = {
+    "source": ["/x"],
+    "modcaps": ["+chown"],
+    "xattrmap": [":ok:all:::"],
+    "cache": ["auto", "always", "none", "metadata", "never"],
+    "loglevel": ["debug", "info", "warn", "err", "error", "trace"],
+    "sandbox": ["namespace", "chroot", "none"],
+}
+WORDS = [part for part in known_parts() if not part.endswith("=")]
+PARTS = [f"{name}={value}" for name, values in VALUES.items() for value in values] + WORDS
+PARTS += ["no_announce_submounts", "timeout=3", "debug", "inode_file_handles=never", "fsname=x"]
+# What ours takes with a warning, because locks stay in the guest in any case.
+MORE = ("flock", "posix_lock")
+
+
+def refused_by(version: str, folder: Path, *words: str) -> bool:
+    """Whether a reference daemon refuses the words; else it gets as far as the directory, which is not there."""
+    path = binary(version)
+    if path is None:
+        pytest.skip(f"virtiofsd {version} is not here: scripts/peers fetches it")
+    command = [path, f"--shared-dir={folder / 'nowhere'}", f"--socket-path={folder / 'socket'}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode != 0
+    return "does not exist" not in done.stderr
+
+
+def refused_by_ours(*words: str) -> bool:
+    try:
+        options_rules.check(load(["--shared-dir=/srv", "--socket-path=/s", *words], {}).options, 0)
+    except OptionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_the_old_form(part: str, tmp_path: Path) -> None:
+    assert set(VALUES) == {known.rstrip("=") for known in known_parts() if known.endswith("=")}
+    refused = refused_by(VERSIONS[-1], tmp_path, "-o", part)
+    assert refused_by_ours("-o", part) == (refused and part not in MORE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--fd=3"],
+        ["--xattr=1"],
+        ["--posix-acl", "auto"],
+        ["--tag="],
+        ["--thread-pool-size=-1"],
+        ["--translate-uid=map:0:0"],
+        ["--xattrmap=foo"],
+        ["--cache=Always"],
+        ["--log-level=DEBUG"],
+        ["--readonly", "--readonly"],
+        ["--cache=auto", "--cache=never"],
+        ["--killpriv-v2", "--no-killpriv-v2"],
+        ["--announce-submounts", "--no-announce-submounts"],
+    ],
+    ids=" ".join,
+)
+def test_words_that_one_refuses_the_other_refuses(words: list[str], tmp_path: Path) -> None:
+    assert refused_by_ours(*words) == refused_by(VERSIONS[-1], tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--posix-acl=auto", "--translate-uid=map:0:0:1"],
+        ["--translate-uid=map:0:0:9", "--translate-uid=guest:8:0:1"],
+        ["--migration-mode=file-handles", "--migration-confirm-paths"],
+        ["--migration-mode=file-handles", "--migration-verify-handles"],
+        ["--inode-file-handles=mandatory", "--modcaps=-dac_read_search"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_exclude_each_other(words: list[str], tmp_path: Path) -> None:
+    """virtiofsd finds these when it starts to serve a directory that is there."""
+    (tmp_path / "nowhere").mkdir()
+    assert refused_by(VERSIONS[-1], tmp_path, *words)
+    assert refused_by_ours(*words)
