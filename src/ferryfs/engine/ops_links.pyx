@@ -137,17 +137,16 @@ cdef void note_place(Server *server, Inode *parent, int fd, const char *name) no
 cdef int rename_to_whiteout(Request *request, int fd, const char *name, int newfd, const char *newname, uint32_t flags) noexcept nogil:
     """renameat2 with RENAME_WHITEOUT, which makes a device node under the old name: whoever asked owns it. 0 or -errno.
 
-    So a guest says who that is also where it doesn't for other renames (Linux from 6.12 on, with ALLOW_IDMAP).
+    So a guest says who that is also where it doesn't for other renames (Linux from 6.12 on, with ALLOW_IDMAP). One that does not
+    is taken for its root, whom a translation may know.
     """
     cdef Server *server = request.server
     cdef Creds creds
-    cdef uint32_t uid = 0
-    cdef uint32_t gid = 0
-    cdef int result = 0
-    if request.head.uid != UNKNOWN_ID and request.head.gid != UNKNOWN_ID:
-        result = id_to_host(server.policy.uids, server.policy.uid_count, request.head.uid, &uid)
-        if result == 0:
-            result = id_to_host(server.policy.gids, server.policy.gid_count, request.head.gid, &gid)
+    cdef uint32_t uid = request.head.uid if request.head.uid != UNKNOWN_ID else 0
+    cdef uint32_t gid = request.head.gid if request.head.gid != UNKNOWN_ID else 0
+    cdef int result = id_to_host(server.policy.uids, server.policy.uid_count, uid, &uid)
+    if result == 0:
+        result = id_to_host(server.policy.gids, server.policy.gid_count, gid, &gid)
     # -1 means "leave it" to setresuid.
     if result == 0 and (uid == UNKNOWN_ID or gid == UNKNOWN_ID):
         result = -EINVAL

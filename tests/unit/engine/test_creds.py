@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from engine_guest import ALL_FLAGS, HIPRIO, REQUESTS, Call, Guest
 
+from ferryfs.passthrough.config import IdRange, ShareConfig
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import InitFlag, Op
 
@@ -88,6 +89,34 @@ def test_all_else_is_done_by_the_daemon(guest: Guest, shared: Path) -> None:
     fh = fuse.OPEN_OUT.unpack(guest.send(open_by_user).body)["fh"]
     read = Call(Op.READ, nodeid, fuse.READ_IN.pack(fh=fh, size=100), uid=USER, gid=GROUP)
     assert guest.send(read).body == b"content"
+
+
+def test_translated_ids_act(shared: Path) -> None:
+    """User, group and the supplementary one, which opens the door; a whiteout is the host's user's as well."""
+    users = (IdRange("guest", 50, USER, 1),)
+    groups = (IdRange("guest", 60, GROUP, 1), IdRange("guest", 70, TEAM, 1), IdRange("forbid-guest", 80, 0, 1))
+    with Guest(shared, ShareConfig(uid_rules=users, gid_rules=groups)) as guest:
+        team = guest.lookup(b"team")
+        body = fuse.MKDIR_IN.pack(mode=0o755) + b"made\0"
+
+        def make(group: int) -> int:
+            return guest.send(Call(Op.MKDIR, team, body + member_of(group), uid=50, gid=60, extlen=2)).error
+
+        assert (make(71), make(80), make(70)) == (errno.EACCES, errno.EPERM, 0)
+        found = (shared / "team" / "made").stat()
+        assert (found.st_uid, found.st_gid) == (USER, GROUP)
+        left = whiteout(guest, team, uid=50, gid=60)
+        assert (left.st_uid, left.st_gid) == (USER, GROUP)
+        nobody = {"uid": fuse.INVALID_ID, "gid": fuse.INVALID_ID}
+        assert whiteout(guest, team, **nobody).st_uid == 0
+        (shared / "team" / "old").touch()
+        body = fuse.RENAME2_IN.pack(newdir=team, flags=RENAME_WHITEOUT) + b"old\0new\0"
+        assert guest.refused(Op.RENAME2, team, body, uid=50, gid=80) == errno.EPERM
+        assert os.listdir(shared / "team").count("old") == 1
+        guest.serves()
+    squashed = (IdRange("squash-guest", 0, USER, 1000),)
+    with Guest(shared, ShareConfig(uid_rules=squashed)) as guest:
+        assert whiteout(guest, guest.lookup(b"team"), **nobody).st_uid == USER
 
 
 def whiteout(guest: Guest, parent: int, **ids: int) -> os.stat_result:
