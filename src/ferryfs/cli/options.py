@@ -22,6 +22,7 @@ from ferryfs.passthrough.config import (
     MigrationConfig,
     MigrationMode,
     OnError,
+    RestoreMode,
     ShareConfig,
     StreamVersion,
     Ternary,
@@ -357,6 +358,16 @@ class Options:
         MIGRATION,
         "What the destination does when a file can't be restored: abort, or guest-error (only that file fails)",
     )
+    migration_restore: RestoreMode = _value(
+        RestoreMode.EAGER,
+        values.choice(RestoreMode),
+        "WHEN",
+        MIGRATION,
+        "When the destination looks for what the guest has cached: eager (before it resumes) or lazy (at first use)",
+        "Open files are restored before it resumes in any case. With lazy, a cached entry that is not there any more "
+        "is no error of the migration, whatever --migration-on-error says: the guest gets ESTALE and looks it up anew.",
+        ours=True,
+    )
     migration_verify_handles: bool = _switch(
         MIGRATION, "Send file handles along with the paths, so that the destination can compare (source)"
     )
@@ -495,6 +506,7 @@ class Options:
         return MigrationConfig(
             mode=self.migration_mode,
             on_error=self.migration_on_error,
+            restore=self.migration_restore,
             verify_handles=self.migration_verify_handles,
             confirm_paths=self.migration_confirm_paths,
             identity=self.migration_identity,

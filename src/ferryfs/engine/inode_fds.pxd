@@ -5,6 +5,7 @@ from ferryfs.engine.inodes cimport Inode, InodeTable
 cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
 cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
+cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil
 cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil
 cdef int fds_reserve(InodeTable *table) noexcept nogil
 cdef void fds_release(InodeTable *table) noexcept nogil

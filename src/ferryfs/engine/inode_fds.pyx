@@ -10,7 +10,8 @@ from libc.string cimport memcpy
 
 from ferryfs.engine.identity cimport HandleBuffer
 from ferryfs.engine.inodes cimport (
-    INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_RECENT, KIND_SHIFT, Inode, InodeTable, find_slot, inode_handle, slot_at,
+    INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_RECENT, INODE_UNPROVEN, KIND_SHIFT, Inode, InodeTable, find_slot,
+    inode_handle, slot_at,
 )
 from ferryfs.engine.sys cimport (
     O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, open_by_handle_at, openat, snprintf,
@@ -132,7 +133,7 @@ cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil:
     pthread_mutex_unlock(&table.lock)
     if fd >= 0:
         return fd
-    spare = open_handle(table, inode, O_PATH)
+    spare = table.prove(table, inode) if inode.flags & INODE_UNPROVEN else open_handle(table, inode, O_PATH)
     if spare < 0:
         return spare
     pthread_mutex_lock(&table.lock)
@@ -159,6 +160,10 @@ cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil:
         return -inode.error
     if inode.flags & INODE_HOLLOW:
         return -ESTALE
+    if inode.flags & INODE_UNPROVEN:
+        fd = inode_fd(table, inode)
+        if fd < 0:
+            return fd
     if inode.kind != S_IFREG >> KIND_SHIFT and inode.kind != S_IFDIR >> KIND_SHIFT:
         return -EBADF
     if not inode.flags & INODE_KEEPS_FD:

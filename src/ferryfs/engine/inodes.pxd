@@ -24,6 +24,7 @@ cdef enum:
     INODE_INVALID = 4               # lost in a migration: every access answers `error`
     INODE_HOLLOW = 8                # its content was lost in a migration: it has attributes, and can't be opened
     INODE_PLACED = 16               # its name was looked at since the source last noted when its directory was changed (migration)
+    INODE_UNPROVEN = 32             # taken from a migration without a look (unproven): no fd, dev, ino; its kind is hearsay
     INLINE_HANDLE = 16              # bytes of a handle that need no allocation: ext4 has 8, xfs 12
     CHUNK = 1024                    # inodes allocated at a time; a chunk never moves
     MAX_MOUNTS = 4096               # different mounts with live inodes
@@ -31,8 +32,8 @@ cdef enum:
     KIND_SHIFT = 12                 # from a mode's S_IFMT bits to Inode.kind
 
 
-# All fields are guarded by InodeTable.lock, but for: id, mount, kind, dev, ino, handle_*, which never change while it is pinned, and
-# fd, which never changes once set while it is pinned.
+# All fields are guarded by InodeTable.lock, but for: id, mount, kind, dev, ino, handle_*, which never change while it is pinned (once
+# it is proven), and fd, which never changes once set while it is pinned.
 cdef struct Inode:
     uint64_t id                     # nodeid; 0: a free slot
     uint64_t nlookup                # what the guest will forget
@@ -81,6 +82,7 @@ cdef struct InodeTable:
     int unique_mount_ids            # the kernel has AT_HANDLE_MNT_ID_UNIQUE
     uint32_t max_fds                # open files and kept fds together; more is ENFILE
     uint32_t fds                    # of these in use now; guarded by lock
+    int (*prove)(InodeTable *, Inode *) noexcept nogil      # of an INODE_UNPROVEN that is pinned: an O_PATH fd, or -errno
 
 
 cdef int inodes_init(
@@ -118,6 +120,14 @@ cdef inline const uint8_t *inode_handle(const Inode *inode) noexcept nogil:
     if inode.handle_size <= INLINE_HANDLE:
         return inode.handle_store
     return (<const uint8_t **>inode.handle_store)[0]
+
+
+cdef inline void inode_proven(Inode *inode, uint64_t dev, uint64_t ino, uint16_t mode) noexcept nogil:
+    """Takes down what the file of an unproven inode is; under the lock."""
+    inode.dev = dev
+    inode.ino = ino
+    inode.kind = <uint8_t>(mode >> KIND_SHIFT)
+    inode.flags &= <uint8_t>~INODE_UNPROVEN
 
 
 cdef inline Inode *slot_at(const InodeTable *table, uint32_t slot) noexcept nogil:

@@ -204,6 +204,9 @@ cdef int add_on_mount(
     inode = find_identity(table, identity, mount)
     if inode != NULL:
         unuse_mount(table, mount)
+        if inode.flags & INODE_UNPROVEN:
+            # A name in the share has led to it: that is the proof.
+            inode_proven(inode, identity.dev, identity.ino, mode)
     else:
         slot = INDEX_NONE
         if table.mounts[mount].fd < 0 and table.must_use_handles:

@@ -43,6 +43,8 @@ cdef struct Record:
     uint8_t told                    # the trailer expects something of it: a kind at least
     uint8_t kind
     uint8_t aged                    # a file with another time of change here, where nothing proves that it is the same
+    uint8_t own                     # the expected handle is one of the share's own mount
+    uint8_t now                     # can't wait for its first use (deferred)
 
 
 cdef class Records:
@@ -64,6 +66,7 @@ cdef class Records:
 
     cdef uint32_t find(self, uint64_t id) noexcept nogil
     cdef Cursor behind(self, const uint8_t *at) noexcept nogil
+    cdef int keep_waiting(self) except -1
     cdef int _parse(self) except -2
     cdef int _parse_one(self, Cursor *cursor, Record *record) noexcept nogil
     cdef int _number(self) except -2

@@ -314,6 +314,25 @@ cdef class Records:
             first = last
         return filled
 
+    cdef int keep_waiting(self) except -1:
+        """Takes out of ``order`` and ``levels`` whoever nothing is to be done for any more."""
+        cdef uint64_t kept = 0
+        cdef uint64_t start
+        cdef uint64_t i
+        cdef uint64_t first
+        cdef uint64_t last
+        levels, self.levels = self.levels, []
+        for first, last in levels:
+            start = kept
+            with nogil:
+                for i in range(first, last):
+                    if self.records[self.order[i]].progress == WAITING:
+                        self.order[kept] = self.order[i]
+                        kept += 1
+            if kept > start:
+                self.levels.append((start, kept))
+        return 0
+
     # ---- what the trailer expects -----------------------------------------------------------------------------------------
 
     def expect(self, identities, trusted, bint clone=False):
@@ -333,6 +352,7 @@ cdef class Records:
         cdef int32_t types[256]
         cdef uint8_t counts[256]
         cdef uint8_t fids[256]
+        cdef uint8_t own[256]
         cdef Py_ssize_t i
         cdef uint64_t at = 0
         cdef uint32_t found
@@ -349,6 +369,7 @@ cdef class Records:
                 types[index] = each.handle_type
                 counts[index] = each.mount in trusted
                 fids[index] = not each.openable
+                own[index] = each.mount == 0
             ids, sizes, mtimes, shape_of, kinds = one.ids, one.sizes, one.mtimes_ns, one.shape_of, one.kinds
             handles = one.handles
             base = &handles[0] if len(one.handles) else NULL
@@ -367,6 +388,7 @@ cdef class Records:
                             record.expected_type = types[shape]
                             record.expected_size = <uint8_t>lengths[shape]
                             record.expected_fid = fids[shape]
+                            record.own = own[shape]
                             record.expected = base + at
                     if shape != NO_SHAPE:
                         at += lengths[shape]

@@ -34,7 +34,7 @@ from ferryfs.engine.sys cimport (
 )
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
-from ferryfs.migration import refill
+from ferryfs.migration import deferred, refill
 
 
 cdef object failure(int result):
@@ -230,6 +230,10 @@ cdef class LiveDestination:
         pthread_mutex_lock(&self.table.lock)
         inode.flags |= INODE_HOLLOW
         pthread_mutex_unlock(&self.table.lock)
+
+    def defer(self, records, opened, own_mount):
+        """Files what can wait for its first use, as ``deferred.defer``; how many."""
+        return deferred.defer(records, self.device, opened, own_mount)
 
     def restore_records(self, records, compare, same, mount_fds):
         """Restores what ``bulk.Records`` can; what only leads to others is pinned, as by restore."""

@@ -17,6 +17,7 @@ from ferryfs.migration.capture import Capture
 from ferryfs.migration.collect.pace import Pace
 from ferryfs.migration.live_destination import LiveDestination
 from ferryfs.migration.live_source import LiveSource
+from ferryfs.migration.proving import Proving
 from ferryfs.migration.restore import Restore
 from ferryfs.migration.share import Share
 from ferryfs.migration.transfer import Outcome, Transfer
@@ -49,6 +50,8 @@ class Migrator:
         # The load has yet to be done once its bytes are there.
         self._pending_load = False
         self._began = 0.0
+        # Of what the last load left for later.
+        self.proving: Proving | None = None
 
     def log_all(self, on: bool) -> None:
         """Begins to collect in the background, or ends that."""
@@ -66,13 +69,17 @@ class Migrator:
         """What was collected is about inodes that go now."""
         self._stop_collecting()
         self._stop_transfer()
+        self._stop_proving()
         self._capture = None
+        self.proving = None
 
     def ring_starts(self) -> None:
         """The guest goes on: a save that is still under way would read tables that change below it."""
         if self._direction == SAVE and self._transfer is not None and self._transfer.wait(0) is Outcome.RUNNING:
             _LOG.error("Migration: a virtqueue was started while the state was being saved; the save is given up.")
             self._stop_transfer()
+        if self.proving is not None:
+            self.proving.start()
 
     def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
         """SET_DEVICE_STATE_FD."""
@@ -80,6 +87,7 @@ class Migrator:
             raise FrontendError(f"SET_DEVICE_STATE_FD has direction {direction} and phase {phase}, which do not exist")
         self._stop_collecting()
         self._stop_transfer()
+        self._stop_proving()
         if direction == SAVE and LiveSource(self._device).guest_runs():
             raise FrontendError("SET_DEVICE_STATE_FD (save) came while a virtqueue is served; stop them all first")
         own = os.dup(fd)
@@ -112,7 +120,10 @@ class Migrator:
             restore = Restore(
                 LiveDestination(self._device), self._config, self._share, options.switches(self._share_config)
             )
+            self.proving = None
             restore.run(transfer.data)
+            if restore.deferred:
+                self.proving = Proving(self._device)
         word = "saved" if self._direction == SAVE else "loaded"
         _LOG.info("State %s: %d bytes, %.0f ms.", word, transfer.bytes_moved, 1000 * (time.monotonic() - self._began))
         return 0
@@ -120,6 +131,7 @@ class Migrator:
     def close(self) -> None:
         """The connection ended."""
         self._stop_collecting()
+        self._stop_proving()
         self._stop_transfer()
 
     def _new_capture(self) -> Capture:
@@ -130,6 +142,10 @@ class Migrator:
             self._cancel.set()
             self._collector.join()
             self._collector = None
+
+    def _stop_proving(self) -> None:
+        if self.proving is not None:
+            self.proving.stop()
 
     def _stop_transfer(self) -> None:
         if self._transfer is not None:

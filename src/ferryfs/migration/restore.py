@@ -30,8 +30,8 @@ from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, ST
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_records import Unlinked
-from ferryfs.migration.verify import Expected, is_aged, same_file, same_kind
-from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError
+from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
+from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
 from ferryfs.values import mutable
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -91,6 +91,8 @@ class Restore:
         self._mounts = MountsHere()
         # The roots of mounts that are missing here -> why.
         self._absent: dict[int, str] = {}
+        # Inodes that wait for their first use.
+        self.deferred = 0
 
     def run(self, data: bytes | bytearray | memoryview) -> None:
         """Loads a stream. Raises StateError with the reason; then nothing of it stays behind."""
@@ -121,10 +123,11 @@ class Restore:
         finally:
             self._handles.close()
         _LOG.info(
-            "Migration: %d inodes and %d open files restored in %.0f ms.",
+            "Migration: %d inodes and %d open files restored in %.0f ms%s.",
             len(body(found.state).inodes),
             len(body(found.state).handles),
             1000 * (time.monotonic() - started),
+            f"; {self.deferred} wait for their first use" if self.deferred else "",
         )
 
     # ---- what must hold before anything is opened
@@ -233,6 +236,8 @@ class Restore:
         if self._compare:
             trusted = {0} if self._clone else self._mounts.same
             records.expect(carried.identities.columns(), trusted, self._clone)
+            if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
+                self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
         self._aged += [_name(records[index]) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
@@ -439,9 +444,8 @@ class Restore:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
                 self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
             if not self._veil(wanted, carried):
-                self._live.restore_lost(
-                    wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, _proof(wanted, carried)
-                )
+                proof = proof_of(carried.identities.get(wanted.inode.id))
+                self._live.restore_lost(wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, proof)
             everything.extend(_taken_along(wanted, below))
 
     def _veil(self, wanted: _Wanted, carried: Carried) -> bool:
@@ -568,14 +572,6 @@ def _places(inodes: Sequence[Inode], carried: Carried) -> Iterator[tuple[int, in
                 name = carried.names.get(inode.id)
                 if name:
                     yield inode.id, name.parent, name.name
-
-
-def _proof(wanted: _Wanted, carried: Carried) -> tuple[int, int, bytes] | None:
-    """What the next destination has to find: (file type, handle type, handle), of inodes on the share's own mount."""
-    expected = carried.identities.get(wanted.inode.id)
-    if expected is None or not expected.handle or not expected.openable or expected.mount != 0:
-        return None
-    return expected.kind, expected.handle_type, expected.handle
 
 
 def _taken_along(wanted: _Wanted, below: dict[int, list[_Wanted]]) -> list[_Wanted]:

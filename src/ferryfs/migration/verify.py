@@ -127,6 +127,15 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
     return ""
 
 
+def proof_of(expected: Expected | None) -> tuple[int, int, bytes] | None:
+    """What the next destination has to find of a lost inode on the share's own mount: (file type, handle type,
+    handle).
+    """
+    if expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+        return None
+    return expected.kind, expected.handle_type, expected.handle
+
+
 def is_aged(fd: int, expected: Expected) -> bool:
     """In a copy: whether a file was changed at another time than the source's. Raises OSError."""
     return expected.kind == _FILE and expected.size != NOT_MEASURED and os.fstat(fd).st_mtime_ns != expected.mtime_ns

@@ -47,6 +47,13 @@ class OnError(enum.Enum):
     GUEST_ERROR = "guest-error"
 
 
+class RestoreMode(enum.Enum):
+    """When the destination looks for the inodes that the guest has cached (``--migration-restore``)."""
+
+    EAGER = "eager"
+    LAZY = "lazy"
+
+
 class IdentityCheck(enum.Enum):
     """Whether the destination compares what it restored with the source's (``--migration-identity``)."""
 
@@ -136,6 +143,7 @@ class MigrationConfig:
 
     mode: MigrationMode = MigrationMode.FIND_PATHS
     on_error: OnError = OnError.ABORT
+    restore: RestoreMode = RestoreMode.EAGER
     verify_handles: bool = False
     confirm_paths: bool = False
     identity: IdentityCheck = IdentityCheck.AUTO

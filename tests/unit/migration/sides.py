@@ -75,9 +75,11 @@ class Side:
     def stop(self) -> None:
         self._bases = [self.guest.device.get_vring_base(index) for index in range(len(self.guest.queues))]
 
-    def go_on(self) -> None:
+    def go_on(self, *, told: bool = True) -> None:
+        """``told``: whether the migrator hears of it."""
         for index, base in enumerate(self._bases):
-            self.migrator.ring_starts()
+            if told:
+                self.migrator.ring_starts()
             self.guest.start_ring(index, base)
 
     def save(self) -> bytes:

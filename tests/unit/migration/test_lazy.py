@@ -1,0 +1,464 @@
+"""--migration-restore=lazy: each cached inode is proven at its first use, and is the right file then, or ESTALE."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ferryfs.migration import deferred, identity, stream
+from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.passthrough.config import HandleMode, MigrationConfig, RestoreMode, ShareConfig
+from ferryfs.wire.fuse import ATTR_OUT, DIRENT, ENTRY_OUT, READ_IN, Op, direntplus_size
+from migration.namespaces import needs_mounts
+from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, moved, refusal
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")
+
+both_modes = pytest.mark.parametrize("config", [replace(mode, restore=RestoreMode.LAZY) for mode in MODES], ids=mode_of)
+
+
+def number(side: Side, node: int) -> int:
+    """The host's number of what the guest gets for a nodeid."""
+    return ATTR_OUT.unpack(side.guest.ask(Op.GETATTR, node, bytes(16)))["attr_ino"]
+
+
+def trouble(side: Side, node: int) -> int:
+    return side.guest.refused(Op.GETATTR, node, bytes(16))
+
+
+def unproven(side: Side) -> set[int]:
+    return set(deferred.unproven(side.guest.device))
+
+
+def proven_in_background(side: Side) -> None:
+    """Comes back when the destination has looked at everything."""
+    proving = side.migrator.proving
+    assert proving is not None
+    proving.wait()
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    folder = tmp_path / "share"
+    for name in ("docs/old", "docs/new", "src"):
+        (folder / name).mkdir(parents=True)
+    for name in ("README", "docs/old/one", "docs/old/two", "docs/new/one", "src/main.c"):
+        (folder / name).write_text(name)
+    return folder
+
+
+NAMES = ("README", "docs/old", "docs/old/one", "docs/old/two", "docs/new/one", "src", "src/main.c")
+
+
+@contextmanager
+def arrived(
+    share: Path, config: MigrationConfig, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[tuple[Side, dict[str, int], dict[str, int]]]:
+    """A destination that was loaded after ``meanwhile``; nodeids and the host's numbers of NAMES before it."""
+    with Side(share, config) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        numbers = {name: (share / name).lstat().st_ino for name in NAMES}
+        source.stop()
+        data = source.save()
+        meanwhile()
+        with Side(share, config, init=False) as destination:
+            destination.stop()
+            destination.load(data)
+            assert unproven(destination) >= set(nodes.values())
+            # So nothing is proven in the background.
+            destination.go_on(told=False)
+            yield destination, nodes, numbers
+
+
+@both_modes
+def test_nothing_has_happened(share: Path, config: MigrationConfig) -> None:
+    with arrived(share, config) as (side, nodes, numbers):
+        assert {name: number(side, node) for name, node in nodes.items()} == numbers
+        fh = side.guest.open(nodes["docs/old/one"])
+        assert side.read(nodes["docs/old/one"], fh) == b"docs/old/one"
+        assert not unproven(side) & set(nodes.values())
+
+
+@both_modes
+def test_opened_before_anything_else(share: Path, config: MigrationConfig) -> None:
+    with arrived(share, config) as (side, nodes, _):
+        fh = side.guest.open(nodes["src/main.c"], os.O_RDWR)
+        assert side.read(nodes["src/main.c"], fh) == b"src/main.c"
+        assert nodes["src/main.c"] not in unproven(side)
+        assert nodes["README"] in unproven(side)
+        assert side.guest.open(nodes["docs/old"], os.O_DIRECTORY)
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.write_text("another file")
+
+
+def replaced_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replaced_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replaced_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("README")
+
+
+def exchanged(path: Path) -> None:
+    path.rename(path.with_name("third"))
+    path.with_name("two").rename(path)
+    path.with_name("third").rename(path.with_name("two"))
+
+
+CHANGES = [
+    Path.unlink, replaced, replaced_by_folder, replaced_by_fifo, replaced_by_link, exchanged,
+    lambda path: path.rename(path.with_name("renamed")),
+    lambda path: path.rename(path.parents[2] / "moved"),
+    lambda path: path.rename(path.parents[3] / "outside"),
+    lambda path: shutil.rmtree(path.parent),
+    lambda path: path.parent.rename(path.parents[3] / "outside"),
+]  # fmt: skip
+WORDS = [
+    "unlinked", "replaced", "by a folder", "by a FIFO", "by a link", "exchanged", "renamed", "moved", "moved out",
+    "folder removed", "folder moved out",
+]  # fmt: skip
+
+
+@both_modes
+@pytest.mark.parametrize("change", CHANGES, ids=WORDS)
+def test_not_there_any_more(share: Path, config: MigrationConfig, change: Callable[[Path], None]) -> None:
+    """Stale, whichever request comes first; and no error of the load (--migration-on-error=abort)."""
+    with arrived(share, config, lambda: change(share / "docs/old/one")) as (side, nodes, numbers):
+        node = nodes["docs/old/one"]
+        assert side.guest.refused(Op.OPEN, node, bytes(8)) == errno.ESTALE
+        assert trouble(side, node) == errno.ESTALE
+        assert side.guest.refused(Op.READLINK, node) == errno.ESTALE
+        assert node in unproven(side)
+        # Nobody else suffers.
+        assert number(side, nodes["src/main.c"]) == numbers["src/main.c"]
+        side.forget(node)
+        assert node not in unproven(side)
+
+
+@both_modes
+def test_looked_up_anew(share: Path, config: MigrationConfig) -> None:
+    """A look-up that meets an inode which could not be found gives it the number that the guest knows."""
+
+    def meanwhile() -> None:
+        (share / "docs/old/one").rename(share / "src/renamed")
+        (share / "docs/old/one").write_text("another file")
+
+    with arrived(share, config, meanwhile) as (side, nodes, numbers):
+        node = nodes["docs/old/one"]
+        assert trouble(side, node) == errno.ESTALE
+        other = side.guest.lookup(b"one", nodes["docs/old"])
+        assert other not in nodes.values()
+        assert number(side, other) == (share / "docs/old/one").stat().st_ino
+        assert side.guest.lookup(b"renamed", nodes["src"]) == node
+        assert number(side, node) == numbers["docs/old/one"]
+        assert side.read(node, side.guest.open(node)) == b"docs/old/one"
+
+
+@both_modes
+def test_a_look_up_is_proof(share: Path, config: MigrationConfig) -> None:
+    with arrived(share, config) as (side, nodes, numbers):
+        before = side.guest.device.inode_count
+        for name, node in nodes.items():
+            assert side.walk(name) == node
+            assert node not in unproven(side)
+            assert number(side, node) == numbers[name]
+        assert side.guest.device.inode_count == before
+
+
+@both_modes
+def test_a_directory_that_was_moved(share: Path, config: MigrationConfig) -> None:
+    """Its way up leads to the root still, so what is in it is found."""
+
+    def meanwhile() -> None:
+        (share / "docs/old").rename(share / "src/moved")
+
+    with arrived(share, config, meanwhile) as (side, nodes, numbers):
+        assert number(side, nodes["docs/old/one"]) == numbers["docs/old/one"]
+        assert number(side, nodes["docs/old"]) == numbers["docs/old"]
+
+
+@both_modes
+def test_a_directory_out_of_the_share(share: Path, config: MigrationConfig) -> None:
+    """Nothing in it is to be seen, by whatever request; back in the share, all of it is."""
+    outside = share.parent / "outside"
+    with arrived(share, config, lambda: (share / "docs").rename(outside)) as (side, nodes, numbers):
+        for name in ("docs/old", "docs/old/two", "docs/old/one"):
+            assert trouble(side, nodes[name]) == errno.ESTALE
+        assert side.guest.refused(Op.LOOKUP, nodes["docs/old"], b"one\0") == errno.ESTALE
+        assert side.guest.refused(Op.MKDIR, nodes["docs/old"], bytes(8) + b"made\0") == errno.ESTALE
+        assert side.guest.refused(Op.OPENDIR, nodes["docs/old"], bytes(8)) == errno.ESTALE
+        assert side.guest.refused(Op.UNLINK, nodes["docs/old"], b"one\0") == errno.ESTALE
+        assert sorted(os.listdir(outside / "old")) == ["one", "two"]
+        outside.rename(share / "docs")
+        assert number(side, nodes["docs/old/two"]) == numbers["docs/old/two"]
+
+
+@both_modes
+def test_forgotten_without_a_look(share: Path, config: MigrationConfig) -> None:
+    with Side(share, config) as source:
+        node = source.walk("README")
+        assert source.walk("README") == node
+        with moved(source, config) as side:
+            (share / "README").unlink()
+            before = side.guest.device.inode_count
+            side.forget(node)
+            assert side.guest.device.inode_count == before
+            side.forget(node)
+            assert side.guest.device.inode_count == before - 1
+            assert trouble(side, node) == errno.ENOENT
+
+
+@both_modes
+def test_hard_links(share: Path, config: MigrationConfig) -> None:
+    """The name that the source saw last is gone: by the other one the guest gets the same inode."""
+    os.link(share / "docs/old/one", share / "src/link")
+    with arrived(share, config, (share / "docs/old/one").unlink) as (side, nodes, numbers):
+        node = nodes["docs/old/one"]
+        assert trouble(side, node) == errno.ESTALE
+        assert side.guest.lookup(b"link", nodes["src"]) == node
+        assert number(side, node) == numbers["docs/old/one"]
+
+
+@both_modes
+def test_removed_by_the_guest(share: Path, config: MigrationConfig) -> None:
+    with arrived(share, config) as (side, nodes, numbers):
+        side.unlink("one", nodes["docs/old"])
+        assert not (share / "docs/old/one").exists()
+        assert trouble(side, nodes["docs/old/one"]) == errno.ESTALE
+        body = nodes["src"].to_bytes(8, "little") + b"two\0renamed\0"
+        side.guest.ask(Op.RENAME, nodes["docs/old"], body)
+        assert number(side, nodes["docs/old/two"]) == numbers["docs/old/two"]
+
+
+@both_modes
+def test_readdirplus(share: Path, config: MigrationConfig) -> None:
+    with arrived(share, config) as (side, nodes, _):
+        folder = nodes["docs/old"]
+        fh = side.guest.open(folder, os.O_DIRECTORY)
+        data = side.guest.ask(Op.READDIRPLUS, folder, READ_IN.pack(fh=fh, size=4096))
+        found = {}
+        at = 0
+        while at < len(data):
+            entry = DIRENT.unpack(data[at + ENTRY_OUT.size :])
+            start = at + ENTRY_OUT.size + DIRENT.size
+            found[data[start : start + entry["namelen"]]] = ENTRY_OUT.unpack(data[at:])["nodeid"]
+            at += direntplus_size(entry["namelen"])
+        assert found[b"one"] == nodes["docs/old/one"]
+        assert found[b"two"] == nodes["docs/old/two"]
+        assert not unproven(side) & {folder, found[b"one"], found[b"two"]}
+
+
+@both_modes
+def test_open_files_are_restored_at_once(share: Path, config: MigrationConfig) -> None:
+    """With the directories that lead to them, and with nothing else."""
+    with Side(share, config) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        docs, new = source.walk("docs"), source.walk("docs/new")
+        fh = source.guest.open(nodes["docs/old/one"])
+        source.stop()
+        data = source.save()
+        (share / "docs/old/one").rename(share / "docs/old/renamed")
+        with loaded(data, share, config) as side:
+            at_once = {docs, nodes["docs/old"], nodes["docs/old/one"]}
+            assert not unproven(side) & at_once
+            assert side.read(nodes["docs/old/one"], fh) == b"docs/old/one"
+        with Side(share, config, init=False) as side:
+            side.stop()
+            side.load(data)
+            assert unproven(side) == {*nodes.values(), new} - at_once
+
+
+# ---- in the background, and on to the next one
+
+
+@both_modes
+def test_in_the_background(share: Path, config: MigrationConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """All that is there is proven, without being used; what is not stays stale."""
+    with Side(share, config) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        source.stop()
+        data = source.save()
+        (share / "README").unlink()
+        with caplog.at_level("INFO"), loaded(data, share, config) as side:
+            proven_in_background(side)
+            assert unproven(side) == {nodes["README"]}
+            assert trouble(side, nodes["README"]) == errno.ESTALE
+            assert number(side, nodes["src"]) == (share / "src").stat().st_ino
+    assert "8 cached inodes proven in the background" in caplog.text
+    assert "1 could not be found" in caplog.text
+
+
+@both_modes
+def test_the_next_save_ends_it(share: Path, config: MigrationConfig) -> None:
+    """And a guest that stays here after all has it go on."""
+    with Side(share, config) as source:
+        source.walk("docs/old/one")
+        with moved(source, config) as side:
+            side.stop()
+            side.save()
+            side.go_on()
+            proven_in_background(side)
+            assert not unproven(side)
+
+
+@both_modes
+def test_moved_on_before_anything_is_proven(share: Path, config: MigrationConfig) -> None:
+    """From A to B to C: what the host does meanwhile makes entries stale, and no others."""
+    with arrived(share, config) as (side, nodes, numbers):
+        fh = side.guest.open(nodes["docs/new/one"])
+        (share / "docs/old/one").rename(share / "docs/old/third")
+        (share / "docs/old/two").rename(share / "docs/old/one")
+        (share / "README").unlink()
+        (share / "README").write_text("another file")
+        side.stop()
+        data = side.save()
+        (share / "src/main.c").unlink()
+        with loaded(data, share, config) as last:
+            assert last.read(nodes["docs/new/one"], fh) == b"docs/new/one"
+            for name in ("README", "docs/old/one", "docs/old/two", "src/main.c"):
+                assert trouble(last, nodes[name]) == errno.ESTALE
+            for name in ("docs/old", "src", "docs/new/one"):
+                assert number(last, nodes[name]) == numbers[name]
+
+
+@both_modes
+@pytest.mark.parametrize("last", [RestoreMode.EAGER, RestoreMode.LAZY], ids=lambda mode: mode.value)
+def test_moved_on_unchanged(share: Path, config: MigrationConfig, last: RestoreMode) -> None:
+    with arrived(share, config) as (side, nodes, numbers), moved(side, replace(config, restore=last)) as there:
+        assert {name: number(there, node) for name, node in nodes.items()} == numbers
+        assert {name: there.walk(name) for name in nodes} == nodes
+
+
+# ---- what the stream says is not believed
+
+
+def identities(data: bytes, change: Callable[[InodeIdentities], InodeIdentities]) -> bytes:
+    """The stream with other identities in its trailer."""
+    found = stream.load(data)
+    assert found.trailer is not None
+    records = [change(record) if isinstance(record, InodeIdentities) else record for record in found.trailer.records]
+    return b"".join(bytes(piece) for piece in stream.save(found.state, records))
+
+
+@both_modes
+def test_a_type_that_is_not_its_own(share: Path, config: MigrationConfig) -> None:
+    """A FIFO that the stream calls a file is not opened."""
+    os.mkfifo(share / "fifo")
+    with Side(share, config) as source:
+        node = source.walk("fifo")
+        source.stop()
+        data = source.save()
+        lie = {stat.S_IFIFO >> 12: stat.S_IFREG >> 12}
+        told = identities(data, lambda one: replace(one, kinds=bytes(lie.get(kind, kind) for kind in one.kinds)))
+        with loaded(told, share, config) as side:
+            assert side.guest.refused(Op.OPEN, node, bytes(8)) == errno.ESTALE
+            assert side.walk("fifo") == node
+            assert stat.S_ISFIFO(ATTR_OUT.unpack(side.guest.ask(Op.GETATTR, node, bytes(16)))["attr_mode"])
+            assert side.guest.refused(Op.OPEN, node, bytes(8)) == errno.EBADF
+
+
+@both_modes
+@pytest.mark.parametrize("name", ["secret", "folder"])
+def test_a_handle_from_outside_the_share(share: Path, config: MigrationConfig, name: str) -> None:
+    """By hand: the file system is the same, so that the handle can be opened."""
+    (share.parent / "secret").write_text("secret")
+    (share.parent / "folder").mkdir()
+    aimed_at = "README" if name == "secret" else "src"
+    with Side(share, config) as source:
+        node = source.walk(aimed_at)
+        source.stop()
+        data = source.save()
+    fds = [os.open(path, os.O_PATH) for path in (share / aimed_at, share.parent / name)]
+    own, outside = (identity.make_handle(fd) for fd in fds)
+    for fd in fds:
+        os.close(fd)
+    assert own is not None
+    assert outside is not None
+    assert len(own.handle) == len(outside.handle)
+    # In the state (file-handles), and in the trailer.
+    told = data.replace(own.handle, outside.handle)[:-4]
+    told += zlib.crc32(told).to_bytes(4, "little")
+    with loaded(told, share, config) as side:
+        assert trouble(side, node) == errno.ESTALE
+        assert side.guest.refused(Op.OPEN if name == "secret" else Op.OPENDIR, node, bytes(8)) == errno.ESTALE
+
+
+# ---- what can't wait
+
+
+def test_a_load_that_fails_leaves_nothing(share: Path) -> None:
+    config = replace(FIND_PATHS, restore=RestoreMode.LAZY)
+    with Side(share, config) as source:
+        source.walk("src/main.c")
+        source.guest.open(source.walk("README"))
+        source.stop()
+        data = source.save()
+    (share / "README").unlink()
+    (share / "README").write_text("another file")
+    assert "another file has its name now" in refusal(data, share, config)
+
+
+def test_a_copy_is_restored_at_once(share: Path, tmp_path: Path) -> None:
+    """No handle proves anything there."""
+    config = replace(FIND_PATHS, restore=RestoreMode.LAZY)
+    shutil.copytree(share, tmp_path / "copy")
+    with Side(share, config) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        with moved(source, config, tmp_path / "copy") as side:
+            assert not unproven(side)
+            for name, node in nodes.items():
+                assert number(side, node) == (tmp_path / "copy" / name).stat().st_ino
+
+
+@both_modes
+def test_without_file_handles_at_the_destination(share: Path, config: MigrationConfig) -> None:
+    """Inodes are held by descriptors there, so each has to be found at once."""
+    with Side(share, config) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        source.stop()
+        with loaded(source.save(), share, config, ShareConfig(handles=HandleMode.NEVER)) as side:
+            assert not unproven(side)
+            assert {name: side.walk(name) for name in nodes} == nodes
+
+
+@needs_mounts()
+@both_modes
+def test_mounts_in_the_share(share: Path, config: MigrationConfig) -> None:
+    """What lies on them is restored at once, with the directories that lead there."""
+    (share / "docs/new/mount").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", share / "docs/new/mount"], check=True)
+    try:
+        (share / "docs/new/mount/file").write_text("on the mount")
+        with Side(share, config) as source:
+            node = source.walk("docs/new/mount/file")
+            beside = {source.walk(name) for name in ("docs/old", "docs/old/one")}
+            source.stop()
+            data = source.save()
+            with Side(share, config, init=False) as side:
+                side.stop()
+                side.load(data)
+                assert unproven(side) == beside
+                side.go_on(told=False)
+                assert side.read(node, side.guest.open(node)) == b"on the mount"
+    finally:
+        subprocess.run(["umount", "-l", share / "docs/new/mount"], check=True)
