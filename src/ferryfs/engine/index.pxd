@@ -8,6 +8,10 @@ cdef struct Cell:
     uint32_t hash
     uint32_t slot           # slot number + 1; 0: empty
 
+cdef extern from * nogil:
+    void prefetch "__builtin_prefetch" (const void *at)
+
+
 # Some facts about its size. A table that doubles is 37 to 75 % full, one that grows by a quarter 70 to 87 %: at 8 bytes a cell and
 # two tables an inode, that is some 20 bytes an inode. A hash finds its cell by multiplication, so any number of cells will do.
 cdef struct Index:
@@ -86,6 +90,12 @@ cdef inline void index_reserve(Index *index, uint64_t more) noexcept nogil:
     cells += (cells >> 2) + INDEX_SMALLEST
     if cells > index.size:
         index_resize(index, cells)
+
+
+cdef inline void index_expect(const Index *index, uint32_t hash) noexcept nogil:
+    """Has the processor fetch the cell of a hash, of which something is to be added soon."""
+    if index.size:
+        prefetch(&index.cells[index_home(index, hash)])
 
 
 cdef inline int index_add(Index *index, uint32_t hash, uint32_t slot) noexcept nogil:

@@ -9,7 +9,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from ferryfs.engine.device cimport Device
-from ferryfs.engine.index cimport INDEX_NONE, index_reserve
+from ferryfs.engine.identity cimport hash_identity
+from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_expect, index_reserve
 from ferryfs.engine.inodes cimport INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_slot, set_hint, slot_at, take_slot
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.engine.unproven cimport prove as prove_one, prove_slots
@@ -19,6 +20,7 @@ from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_h
 
 cdef enum:
     ROUND = 1024                # records that are filed under one lock
+    AHEAD = 16                  # so many records before it is filed, the memory that takes it is fetched
     OWN_MOUNT = 0               # the share's own, in the table
 
 
@@ -95,12 +97,33 @@ cdef uint64_t file_all(Records records, InodeTable *table) noexcept nogil:
     while first < records.count:
         pthread_mutex_lock(&table.lock)
         for i in range(first, min(first + ROUND, records.count)):
+            if i + AHEAD < records.count:
+                expect_one(table, &records.records[i + AHEAD])
             if not records.records[i].now and file_one(table, &records.records[i]) == 0:
                 records.records[i].progress = RESTORED
                 filed += 1
         pthread_mutex_unlock(&table.lock)
         first += ROUND
     return filed
+
+
+cdef void expect_one(const InodeTable *table, const Record *record) noexcept nogil:
+    """The two indices are larger than the processor's cache, and a record may belong anywhere in them."""
+    cdef Identity identity
+    if record.now:
+        return
+    identify_one(record, &identity)
+    index_expect(&table.by_id, hash_u64(record.id))
+    index_expect(&table.by_identity, hash_identity(&identity, OWN_MOUNT))
+
+
+cdef void identify_one(const Record *record, Identity *identity) noexcept nogil:
+    identity.dev = 0
+    identity.ino = 0
+    identity.handle_type = record.expected_type
+    identity.handle_size = record.expected_size
+    # SAFETY: expected_size is at most MAX_HANDLE_SIZE (trailer.validate), and the trailer has as many bytes there.
+    memcpy(identity.handle, record.expected, record.expected_size)
 
 
 cdef int file_one(InodeTable *table, const Record *record) noexcept nogil:
@@ -111,13 +134,7 @@ cdef int file_one(InodeTable *table, const Record *record) noexcept nogil:
     cdef uint32_t slot = take_slot(table)
     if slot == INDEX_NONE:
         return -1
-    identity.mount_id = table.mounts[OWN_MOUNT].id
-    identity.dev = 0
-    identity.ino = 0
-    identity.handle_type = record.expected_type
-    identity.handle_size = record.expected_size
-    # SAFETY: expected_size is at most MAX_HANDLE_SIZE (trailer.validate), and the trailer has as many bytes there.
-    memcpy(identity.handle, record.expected, record.expected_size)
+    identify_one(record, &identity)
     if fill_slot(table, slot, &identity, OWN_MOUNT, <uint16_t>record.kind << KIND_SHIFT, record.id) < 0:
         return -1
     table.mounts[OWN_MOUNT].inodes += 1

@@ -83,8 +83,9 @@ def restore(Records records not None, Device device not None, bint compare, bint
     if root != INDEX_NONE:
         records.records[root].progress = RESTORED
     # Without it they would grow a few times on the way, which costs time only.
-    index_reserve(&table.by_id, records.count)
-    index_reserve(&table.by_identity, records.count)
+    waiting = sum(last - first for first, last in records.levels)
+    index_reserve(&table.by_id, waiting)
+    index_reserve(&table.by_identity, waiting)
 
     def one(span):
         restore_round(records, device, span[0], span[1], compare, same, mounts)
