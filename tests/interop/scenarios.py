@@ -532,16 +532,18 @@ def title(thing: object) -> str:
     return str(getattr(thing, "__name__", thing)).replace("_", " ")
 
 
-def host_changes(daemon: str, mode: str, moment: str, folder: Path, start: StartDaemon) -> dict[str, str]:
+def host_changes(
+    daemon: str, mode: str, moment: str, folder: Path, start: StartDaemon, options: Sequence[str] = ()
+) -> dict[str, str]:
     """The outcome of every change of CHANGES at that moment."""
-    stage = Stage(daemon, mode, folder, start)
+    stage = Stage(daemon, mode, folder, start, options)
     with stage.set_up():
         return {title(change): stage.play(Both, change, moment) for change in CHANGES}
 
 
-def holdings(daemon: str, mode: str, folder: Path, start: StartDaemon) -> dict[str, str]:
+def holdings(daemon: str, mode: str, folder: Path, start: StartDaemon, options: Sequence[str] = ()) -> dict[str, str]:
     """The outcome of everything in HOLDINGS."""
-    stage = Stage(daemon, mode, folder, start)
+    stage = Stage(daemon, mode, folder, start, options)
     with stage.set_up():
         return {title(scenario): stage.play(scenario) for scenario in HOLDINGS}
 

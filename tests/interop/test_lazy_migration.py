@@ -1,0 +1,106 @@
+"""--migration-restore=lazy under the real FUSE client, which believes what it has cached (--cache=always)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from daemons import StartDaemon
+
+from interop.mounting import needs_fuse
+from interop.scenarios import (
+    CHANGES,
+    HOLDINGS,
+    MODES,
+    RIGHT,
+    WRONG,
+    Held,
+    Stage,
+    holdings,
+    host_changes,
+    title,
+)
+
+pytestmark = [*needs_fuse, pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")]
+
+LAZY = ["--migration-restore=lazy"]
+FOLDERS, FILES = 5, 40
+
+
+class Cached:
+    """What the guest has looked at and closed again. Each name must give what the host has under it now, or the file
+    that the guest knew by it, as long as that is in the share.
+    """
+
+    def __init__(self, guest: Path, host: Path, _: ExitStack) -> None:
+        self._guest, self._host = guest, host
+        for folder in range(FOLDERS):
+            (host / f"folder{folder}").mkdir()
+            for number in range(FILES):
+                (host / f"folder{folder}" / f"file{number}").write_text(f"{host.name} {folder} {number}")
+        self._known = {path.relative_to(host): path.read_bytes() for path in host.rglob("file*")}
+        assert self.judge() == RIGHT
+
+    def judge(self) -> str:
+        present = {path.read_bytes() for path in self._host.rglob("file*")}
+        for name, known in sorted(self._known.items()):
+            try:
+                seen = (self._guest / name).read_bytes()
+            except FileNotFoundError:
+                seen = None
+            here = self._host / name
+            if seen != (here.read_bytes() if here.exists() else None) and not (seen == known and known in present):
+                return f"{WRONG}: {name}"
+        return RIGHT
+
+    def copied(self, folder: Path) -> None:
+        """Never."""
+
+    def arrived(self) -> None:
+        """Nothing changes."""
+
+
+def a_busy_host(host: Path) -> None:
+    """Removes, replaces, renames and swaps, in all but one folder."""
+    for folder in sorted(host.iterdir())[1:]:
+        (folder / "file0").unlink()
+        (folder / "file1").unlink()
+        (folder / "file1").write_text("another file")
+        (folder / "file2").rename(folder / "file3")
+        (folder / "file4").rename(folder / "third")
+        (folder / "file5").rename(folder / "file4")
+        (folder / "third").rename(folder / "file5")
+    shutil.rmtree(host / "folder2")
+    (host / "folder3").rename(host.parents[1] / f"out of the share, {host.name}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_guest_has_cached(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
+    """Twice: the second source has not used all that it was told of."""
+    stage = Stage("ferryfsd", mode, tmp_path, start_daemon, ["--cache=always", *LAZY])
+    kept: list[Held] = []
+
+    def remembered(guest: Path, host: Path, stack: ExitStack) -> Held:
+        kept.append(Cached(guest, host, stack))
+        return kept[-1]
+
+    with stage.set_up():
+        for _ in range(2):
+            assert stage.play(remembered, a_busy_host, "between") == RIGHT
+            assert stage.play(remembered) == RIGHT
+        assert [held.judge() for held in kept] == [RIGHT] * 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_host_does(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
+    """Open files are what they are with eager."""
+    outcomes = host_changes("ferryfsd", mode, "between", tmp_path, start_daemon, LAZY)
+    assert outcomes == {title(change): RIGHT for change in CHANGES}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_guest_holds(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
+    assert holdings("ferryfsd", mode, tmp_path, start_daemon, LAZY) == {title(one): RIGHT for one in HOLDINGS}
