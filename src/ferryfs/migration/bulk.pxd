@@ -38,12 +38,12 @@ cdef struct Record:
     uint16_t name_length
     uint8_t expected_size
     uint8_t expected_fid            # that handle is for comparing only
+    uint8_t expected_own            # and is of a file on the share's own mount
     uint8_t location
     uint8_t progress
     uint8_t told                    # the trailer expects something of it: a kind at least
     uint8_t kind
     uint8_t aged                    # a file with another time of change here, where nothing proves that it is the same
-    uint8_t own                     # the expected handle is one of the share's own mount
     uint8_t now                     # can't wait for its first use (deferred)
 
 

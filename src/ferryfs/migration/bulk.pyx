@@ -388,7 +388,7 @@ cdef class Records:
                             record.expected_type = types[shape]
                             record.expected_size = <uint8_t>lengths[shape]
                             record.expected_fid = fids[shape]
-                            record.own = own[shape]
+                            record.expected_own = own[shape]
                             record.expected = base + at
                     if shape != NO_SHAPE:
                         at += lengths[shape]

@@ -70,7 +70,7 @@ cdef bint can_wait(Records records, const Record *record, uint64_t own_mount) no
     # One without look-ups only leads to others.
     if record.progress != WAITING or record.parent_record == INDEX_NONE or record.refcount == record.children:
         return False
-    if not record.own or record.expected == NULL or record.expected_fid or record.expected_size == 0:
+    if not record.expected_own or record.expected == NULL or record.expected_fid or record.expected_size == 0:
         return False
     if record.location != PATH and record.location != FILE_HANDLE:
         return False

@@ -60,9 +60,7 @@ class Proving:
         started = time.monotonic()
         pace = Pace(self._cancelled)
         slots = deferred.slots(self._device)
-        while self._at < slots:
-            if pace():
-                break
+        while self._at < slots and not pace():
             proven, failed = deferred.prove(self._device, self._at, self._at + SLOTS_AT_ONCE)
             self._proven += proven
             self._failed += failed

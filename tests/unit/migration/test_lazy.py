@@ -198,6 +198,17 @@ def test_a_directory_that_was_moved(share: Path, config: MigrationConfig) -> Non
 
 
 @both_modes
+def test_a_directory_that_is_alive_without_a_name(share: Path, config: MigrationConfig) -> None:
+    """Somebody on the host works in it still. Its way up leads to the root, but it was removed."""
+    there = os.open(share / "docs/old", os.O_PATH)
+    try:
+        with arrived(share, config, lambda: shutil.rmtree(share / "docs/old")) as (side, nodes, _):
+            assert trouble(side, nodes["docs/old"]) == errno.ESTALE
+    finally:
+        os.close(there)
+
+
+@both_modes
 def test_a_directory_out_of_the_share(share: Path, config: MigrationConfig) -> None:
     """Nothing in it is to be seen, by whatever request; back in the share, all of it is."""
     outside = share.parent / "outside"
