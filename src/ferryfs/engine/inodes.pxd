@@ -112,6 +112,9 @@ cdef uint32_t take_slot(InodeTable *table) noexcept nogil
 cdef int fill_slot(
     InodeTable *table, uint32_t slot, const Identity *identity, int mount, uint16_t mode, uint64_t id
 ) noexcept nogil
+cdef int fill_hashed(
+    InodeTable *table, uint32_t slot, const Identity *identity, uint32_t hash, int mount, uint16_t mode, uint64_t id
+) noexcept nogil
 cdef void set_hint(Inode *inode, uint64_t parent, const char *name) noexcept nogil
 
 

@@ -161,6 +161,13 @@ cdef int fill_slot(
     InodeTable *table, uint32_t slot, const Identity *identity, int mount, uint16_t mode, uint64_t id
 ) noexcept nogil:
     """Makes a free slot the inode `id` of that identity and files it; 0 or -ENOMEM (the slot is free again)."""
+    return fill_hashed(table, slot, identity, hash_identity(identity, mount), mount, mode, id)
+
+
+cdef int fill_hashed(
+    InodeTable *table, uint32_t slot, const Identity *identity, uint32_t hash, int mount, uint16_t mode, uint64_t id
+) noexcept nogil:
+    """As fill_slot, with the identity's hash."""
     cdef Inode *inode = slot_at(table, slot)
     cdef uint8_t *store
     memset(inode, 0, sizeof(Inode))
@@ -172,7 +179,7 @@ cdef int fill_slot(
     inode.kind = <uint8_t>((mode & S_IFMT) >> KIND_SHIFT)
     inode.handle_type = identity.handle_type
     inode.handle_size = <uint8_t>identity.handle_size
-    inode.hash = hash_identity(identity, mount)
+    inode.hash = hash
     store = inode.handle_store
     if identity.handle_size > INLINE_HANDLE:
         store = <uint8_t *>malloc(identity.handle_size)

@@ -102,6 +102,20 @@ def bounds(const uint64_t[:] values):
     return least, most
 
 
+def add_up(const uint64_t[:] values, uint64_t total):
+    """Whether the sum is ``total``; one beyond 64 bits is not."""
+    cdef uint64_t rest = total
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(values.shape[0]):
+            if values[i] > rest:
+                break
+            rest -= values[i]
+        else:
+            i = values.shape[0]
+    return i == values.shape[0] and rest == 0
+
+
 def biased(values):
     """array("q") to array("Q") in the same order, and back: 2**63 more, or less."""
     cdef Py_ssize_t i

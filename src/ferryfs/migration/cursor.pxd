@@ -1,6 +1,6 @@
 # Reading a state's bytes without objects: each function is 0, or -1 for what it does not take. A cursor never leaves its bytes.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
 
 from ferryfs.engine.sys cimport MAX_HANDLE_SIZE
 
@@ -71,7 +71,16 @@ cdef inline bint is_utf8(const uint8_t *text, uint64_t length) noexcept nogil:
     cdef int more
     cdef uint8_t low
     cdef uint8_t high
+    cdef uint64_t eight = 0
     while i < length:
+        while i + 8 <= length:
+            # SAFETY: eight bytes are left, by the line above.
+            memcpy(&eight, text + i, 8)
+            if eight & <uint64_t>0x8080808080808080:
+                break
+            i += 8
+        if i >= length:
+            break
         lead = text[i]
         i += 1
         if lead < 0x80:

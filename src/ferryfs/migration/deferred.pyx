@@ -6,16 +6,17 @@ files, and whatever nothing in the stream proves.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.identity cimport hash_identity
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_expect, index_reserve
-from ferryfs.engine.inodes cimport INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_slot, set_hint, slot_at, take_slot
+from ferryfs.engine.inodes cimport INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_hashed, slot_at, take_slot
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.engine.unproven cimport prove as prove_one, prove_slots
 from ferryfs.migration.bulk cimport FILE_HANDLE, PATH, RESTORED, WAITING, Record, Records
-from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle
+from ferryfs.migration.cursor cimport Cursor, ToldHandle, read_handle
 
 
 cdef enum:
@@ -90,16 +91,24 @@ cdef bint can_wait(Records records, const Record *record, uint64_t own_mount) no
 
 
 cdef uint64_t file_all(Records records, InodeTable *table) noexcept nogil:
-    """Files what can wait. What there is no memory for is left."""
+    """Files what can wait. What there is no memory for is left.
+
+    The two indices are larger than the processor's cache, and a record may belong anywhere in them: so the cells of each are asked
+    for some records ahead.
+    """
+    cdef uint32_t hashes[AHEAD]
     cdef uint64_t first = 0
     cdef uint64_t filed = 0
+    cdef uint64_t ahead = 0
     cdef uint64_t i
     while first < records.count:
         pthread_mutex_lock(&table.lock)
         for i in range(first, min(first + ROUND, records.count)):
-            if i + AHEAD < records.count:
-                expect_one(table, &records.records[i + AHEAD])
-            if not records.records[i].now and file_one(table, &records.records[i]) == 0:
+            while ahead < records.count and ahead < i + AHEAD:
+                if not records.records[ahead].now:
+                    hashes[ahead % AHEAD] = expect_one(table, &records.records[ahead])
+                ahead += 1
+            if not records.records[i].now and file_one(table, &records.records[i], hashes[i % AHEAD]) == 0:
                 records.records[i].progress = RESTORED
                 filed += 1
         pthread_mutex_unlock(&table.lock)
@@ -107,17 +116,18 @@ cdef uint64_t file_all(Records records, InodeTable *table) noexcept nogil:
     return filed
 
 
-cdef void expect_one(const InodeTable *table, const Record *record) noexcept nogil:
-    """The two indices are larger than the processor's cache, and a record may belong anywhere in them."""
+cdef uint32_t expect_one(const InodeTable *table, const Record *record) noexcept nogil:
+    """The hash of its identity; what files it will be there when it is needed."""
     cdef Identity identity
-    if record.now:
-        return
+    cdef uint32_t hash
     identify_one(record, &identity)
+    hash = hash_identity(&identity, OWN_MOUNT)
     index_expect(&table.by_id, hash_u64(record.id))
-    index_expect(&table.by_identity, hash_identity(&identity, OWN_MOUNT))
+    index_expect(&table.by_identity, hash)
+    return hash
 
 
-cdef void identify_one(const Record *record, Identity *identity) noexcept nogil:
+cdef inline void identify_one(const Record *record, Identity *identity) noexcept nogil:
     identity.dev = 0
     identity.ino = 0
     identity.handle_type = record.expected_type
@@ -126,25 +136,27 @@ cdef void identify_one(const Record *record, Identity *identity) noexcept nogil:
     memcpy(identity.handle, record.expected, record.expected_size)
 
 
-cdef int file_one(InodeTable *table, const Record *record) noexcept nogil:
+cdef int file_one(InodeTable *table, const Record *record, uint32_t hash) noexcept nogil:
     """Under the lock; 0, or -1 when there is no memory."""
-    cdef char name[NAME_MAX_BYTES + 1]
     cdef Identity identity
     cdef Inode *inode
     cdef uint32_t slot = take_slot(table)
     if slot == INDEX_NONE:
         return -1
     identify_one(record, &identity)
-    if fill_slot(table, slot, &identity, OWN_MOUNT, <uint16_t>record.kind << KIND_SHIFT, record.id) < 0:
+    if fill_hashed(table, slot, &identity, hash, OWN_MOUNT, <uint16_t>record.kind << KIND_SHIFT, record.id) < 0:
         return -1
     table.mounts[OWN_MOUNT].inodes += 1
     inode = slot_at(table, slot)
     inode.flags = INODE_UNPROVEN
     inode.nlookup = record.refcount - record.children
-    # SAFETY: read_name and Records.claim saw to at most NAME_MAX_BYTES, within bytes that the records hold.
-    memcpy(name, record.name, record.name_length)
-    name[record.name_length] = 0
-    set_hint(inode, record.parent, name)
+    inode.parent = record.parent
+    # No memory: no hint, as in set_hint.
+    inode.name = <char *>malloc(record.name_length + 1)
+    if inode.name != NULL:
+        # SAFETY: read_name and Records.claim saw to it that so many bytes are within what the records hold.
+        memcpy(inode.name, record.name, record.name_length)
+        inode.name[record.name_length] = 0
     return 0
 
 

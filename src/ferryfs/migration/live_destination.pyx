@@ -22,7 +22,7 @@ from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
 from ferryfs.engine.identity cimport identify, identify_stat
 from ferryfs.engine.inode_fds cimport cache_fd, fds_release, fds_reserve, inode_fd, inode_open
 from ferryfs.engine.inodes cimport (
-    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, Identity, Inode, InodeTable, fill_slot, find_slot,
+    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, KIND_SHIFT, Identity, Inode, InodeTable, fill_slot, find_slot,
     inode_handle, inode_opened, inode_put, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
@@ -30,7 +30,7 @@ from ferryfs.engine.mounts cimport mount_of
 from ferryfs.engine.ops_open cimport host_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
 from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, STATX_BASIC_STATS, SYS_statx, Statx, close, syscall,
+    AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFREG, STATX_BASIC_STATS, SYS_statx, Statx, close, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
@@ -288,6 +288,42 @@ cdef class LiveDestination:
             fds_release(self.table)
             raise failure(-fd)
         self._file(fh, inode, fd, flags, directory, 0)
+
+    def reopen_files(self, handles, int without):
+        """Opens again what of ``handles`` (state.Handle) are files in good order, less the flags ``without``; the rest, in a list."""
+        cdef Inode *inode
+        cdef uint32_t slot
+        cdef uint64_t id
+        cdef int flags
+        cdef int host
+        cdef int fd
+        left = []
+        for handle in handles:
+            id = handle.inode
+            flags = handle.flags
+            flags &= ~without
+            fd = -1
+            with nogil:
+                pthread_mutex_lock(&self.table.lock)
+                slot = find_slot(self.table, id)
+                inode = self._at(slot) if slot != INDEX_NONE else NULL
+                if inode != NULL and (inode.flags & INODE_INVALID or inode.kind != S_IFREG >> KIND_SHIFT or flags & O_DIRECTORY):
+                    inode = NULL
+                if inode != NULL:
+                    inode.pins += 1
+                pthread_mutex_unlock(&self.table.lock)
+                if inode != NULL:
+                    host = host_flags(&self.device.server, <uint32_t>flags)
+                    if fds_reserve(self.table) == 0:
+                        fd = inode_open(self.table, inode, host)
+                        if fd < 0:
+                            fds_release(self.table)
+                    inode_put(self.table, inode)
+            if fd >= 0:
+                self._file(handle.id, inode, fd, flags, False, 0)
+            else:
+                left.append(handle)
+        return left
 
     def adopt(self, uint64_t fh, uint64_t id, int fd, int flags):
         """Takes over ``fd``, open already, as ``fh``. Raises KeyError, OSError (then ``fd`` is closed)."""

@@ -221,7 +221,7 @@ class Restore:
         self._copy_check(missing, carried)
         self._lose(missing, below, carried)
         self._restore_trailer_only(carried)
-        for handle in v1.handles:
+        for handle in self._live.reopen_files(v1.handles, _NOT_REOPENED):
             self._reopen(handle, carried)
         self._report()
 

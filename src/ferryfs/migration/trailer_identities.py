@@ -124,7 +124,7 @@ class InodeIdentities:
             raise reader.error("an inode's identity names a shape of handles that is not there")
         if sum(use * length for use, length in zip(uses, lengths, strict=True)) != len(self.handles):
             raise reader.error("the file handles of the inodes' identities have not the length that they announce")
-        if sum(self.name_lengths) != len(self.names):
+        if not columns.add_up(self.name_lengths, len(self.names)):
             raise reader.error("the names of the inodes' identities have not the length that they announce")
         if not columns.is_ascending(self.ids):
             raise reader.error("the inodes' identities are not in ascending order")

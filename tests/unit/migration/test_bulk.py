@@ -144,3 +144,18 @@ def test_a_parsed_stream_in_a_cycle(capfd: pytest.CaptureFixture[str]) -> None:
     del cycle
     gc.collect()
     assert "SystemError" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("piece", ["é", "€", "𐍈", "\udc80"], ids=["two", "three", "four", "none"])
+def test_names_beyond_ascii_anywhere(piece: str) -> None:
+    """UTF-8 at any place of a name, whole or cut short, is taken as Python takes it."""
+    raw = piece.encode("utf-8", "surrogateescape")
+    inodes = (state.Inode(1, 3, state.RootNode(), None), state.Inode(2, 1, state.Path(1, "x" * 20), None))
+    v1 = state.StateV1(inodes, 3, (), 1, state.Options(False, False, False, False))
+    data = codec.encode(v1)
+    for at in range(21 - len(raw)):
+        for length in range(1, len(raw) + 1):
+            name = b"x" * at + raw[:length]
+            name += b"x" * (20 - len(name))
+            told = data.replace(b"x" * 20, name)
+            assert agree(told) == (slow(told) is not None) == (piece != "\udc80" and length == len(raw))

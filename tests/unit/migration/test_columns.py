@@ -53,3 +53,12 @@ def test_bad_names(names: list[bytes]) -> None:
     """The same verdict as on the names of a state; an empty one stands for none."""
     wanted = next((index for index, name in enumerate(names) if name and name_fault(name)), -1)
     assert columns.first_bad_name(array("Q", map(len, names)), b"".join(names)) == wanted
+
+
+def test_a_sum_that_wraps_is_none() -> None:
+    """Lengths that only add up beyond 64 bits would lead out of the names."""
+    assert columns.add_up(array("Q", [3, 0, 4]), 7)
+    assert columns.add_up(array("Q"), 0)
+    assert not columns.add_up(array("Q", [3, 4]), 8)
+    assert not columns.add_up(array("Q", [3, 4]), 6)
+    assert not columns.add_up(array("Q", [2**64 - 1, 8]), 7)
