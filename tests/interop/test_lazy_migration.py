@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from daemons import StartDaemon
 
-from interop.mounting import needs_fuse
+from interop.mounting import PATIENCE_SECONDS, daemon_command, daemon_line, ferryfs, mounted, needs_fuse
 from interop.scenarios import (
     CHANGES,
     HOLDINGS,
@@ -92,6 +93,28 @@ def test_what_the_guest_has_cached(mode: str, tmp_path: Path, start_daemon: Star
             assert stage.play(remembered, a_busy_host, "between") == RIGHT
             assert stage.play(remembered) == RIGHT
         assert [held.judge() for held in kept] == [RIGHT] * 4
+
+
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot"])
+@pytest.mark.parametrize("mode", MODES)
+def test_in_a_sandbox(mode: str, sandbox: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
+    """Confined as it is by default, the destination proves all that is there, and nothing that has left the share."""
+    for name in ("share", "mount"):
+        (tmp_path / name).mkdir()
+    options = ["--cache=always", f"--migration-mode={mode}"]
+    source = daemon_line("ferryfsd", tmp_path / "share", *options)
+    with ExitStack() as stack, mounted(tmp_path / "socket", tmp_path / "mount", "--daemon", source):
+        held = Cached(tmp_path / "mount", tmp_path / "share", stack)
+        confined = [f"--sandbox={sandbox}", "--seccomp=kill", "--modcaps=+dac_read_search", *options, *LAZY]
+        target = start_daemon(daemon_command("ferryfsd"), tmp_path / "share", confined)
+        ferryfs("migrate", tmp_path / "mount", target.socket)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "proven in the background" not in (said := target.log_text()):
+            assert held.judge() == RIGHT
+            assert time.monotonic() < deadline, said
+        assert f"{FOLDERS * (FILES + 1)} wait for their first use" in said
+        assert "; 0 could not be found" in said
+    assert target.wait() == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
