@@ -6,11 +6,11 @@ from libc.string cimport memset
 
 from ferryfs.engine.fuse_abi cimport FUSE_ATTR_SUBMOUNT, Attr, EntryOut
 from ferryfs.engine.handles cimport Handle, handle_of_inode, handle_put
-from ferryfs.engine.identity cimport identify, identify_stat
-from ferryfs.engine.inode_fds cimport fds_shrink
+from ferryfs.engine.identity cimport has_number, identify, identify_stat, number_in
+from ferryfs.engine.inode_fds cimport fds_have_room, fds_shrink, inode_fd
 from ferryfs.engine.inodes cimport (
-    INODE_INVALID, KIND_SHIFT, Identity, Inode, inode_add, inode_add_open, inode_forget, inode_get, inode_get_fd,
-    inode_known, inode_put,
+    INODE_INVALID, KIND_SHIFT, Identity, Inode, InodeTable, inode_add, inode_add_open, inode_add_unopened, inode_forget, inode_get,
+    inode_get_fd, inode_known, inode_put,
 )
 from ferryfs.engine.policy cimport id_to_guest
 from ferryfs.engine.request cimport reply
@@ -110,11 +110,47 @@ cdef int identify_open(Server *server, int fd, Identity *identity, Stat *st) noe
     return result
 
 
-cdef int find_known(
+cdef int stat_known(InodeTable *table, Inode *inode, int parent_fd, const char *name, Stat *st) noexcept nogil:
+    """Attributes of a pinned inode that was just found by `name`: 1, 0 when the name is another file's by now, or -errno.
+
+    What is looked up again is worth an fd, as long as there is room for it: asking that is cheaper than asking the name.
+    """
+    cdef int fd = inode.fd
+    cdef int result
+    if fd < 0 and fds_have_room(table):
+        fd = inode_fd(table, inode)
+    if fd >= 0:
+        result = stat_fd(fd, st)
+        return 1 if result == 0 else result
+    if syscall(SYS_newfstatat, parent_fd, name, st, AT_SYMLINK_NOFOLLOW) < 0:
+        return -errno
+    # 1. the handle of `name` is made, 2. the host puts another file in its place, 3. newfstatat sees that one.
+    return st.st_ino == inode.ino and st.st_dev == inode.dev and st.st_mode >> KIND_SHIFT == inode.kind
+
+
+cdef int add_unopened(
+    Server *server, const Inode *parent, int parent_fd, const char *name, Identity *identity, Stat *st, Inode **found
+) noexcept nogil:
+    """Takes in what the guest does not hold yet by its handle alone: 1, 0 when it has to be opened, or -errno.
+
+    1. the handle of `name` is made, 2. the host puts another file in its place, 3. newfstatat sees that one: so the handle must carry
+    the number that newfstatat saw. If the other one was given the same number, the first is gone for good: its handle can't be
+    opened any more, the guest gets ESTALE whatever it does with the inode, and looks the name up anew.
+    """
+    if syscall(SYS_newfstatat, parent_fd, name, st, AT_SYMLINK_NOFOLLOW) < 0:
+        return -errno
+    if st.st_dev != parent.dev or st.st_ino != number_in(identity):
+        return 0
+    identity.dev = st.st_dev
+    identity.ino = st.st_ino
+    return inode_add_unopened(&server.inodes, identity, parent, <uint16_t>st.st_mode, name, found)
+
+
+cdef int find_unopened(
     Server *server, Inode *parent, int parent_fd, const char *name, Stat *st, Inode **found
 ) noexcept nogil:
-    """Looks a name up without opening anything: 1 when the guest holds the inode already (found, st), 0 when it has to be
-    opened, -errno when there is no such name.
+    """Looks a name up without opening it: 1 when that was enough (found, st), 0 when it has to be opened, or -errno (there is no
+    such name).
     """
     cdef Identity identity
     cdef Inode *inode
@@ -127,20 +163,16 @@ cdef int find_known(
         return result
     inode = inode_known(&server.inodes, &identity, parent.id, name)
     if inode == NULL:
-        return 0
-    if inode.fd >= 0:
-        result = stat_fd(inode.fd, st)
-    elif syscall(SYS_newfstatat, parent_fd, name, st, AT_SYMLINK_NOFOLLOW) < 0:
-        result = -errno
-    elif st.st_ino != inode.ino or st.st_dev != inode.dev or st.st_mode >> KIND_SHIFT != inode.kind:
-        # 1. the handle of `name` is made, 2. the host puts another file in its place, 3. newfstatat sees that one.
-        # The slow way opens the name once and asks the fd for both.
-        result = 1
-    if result == 0:
+        if not has_number(&identity):
+            return 0
+        return add_unopened(server, parent, parent_fd, name, &identity, st, found)
+    result = stat_known(&server.inodes, inode, parent_fd, name, st)
+    if result == 1:
         found[0] = inode
-        return 1
-    undo_lookup(server, inode)
-    return 0
+    else:
+        undo_lookup(server, inode)
+    # Whatever went wrong, the slow way tells: it opens the name once and asks the fd for both.
+    return result == 1
 
 
 cdef int open_child(
@@ -170,7 +202,7 @@ cdef int find_child(
     """
     cdef Stat st
     cdef Inode *inode = NULL
-    cdef int result = find_known(server, parent, parent_fd, name, &st, &inode)
+    cdef int result = find_unopened(server, parent, parent_fd, name, &st, &inode)
     if result == 0:
         result = open_child(server, parent, parent_fd, name, &st, &inode)
     if result < 0:

@@ -1,5 +1,6 @@
 # The fds of inodes: kept ones, cached ones, and those opened for a moment. The guest's share of the process's fds.
 from ferryfs.engine.inodes cimport Inode, InodeTable
+from ferryfs.ring.atomics cimport ferry_load_int
 
 
 cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
@@ -13,3 +14,8 @@ cdef int fds_shrink(InodeTable *table) noexcept nogil
 
 # Under the lock.
 cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil
+
+
+cdef inline bint fds_have_room(const InodeTable *table) noexcept nogil:
+    """Whether one more cached fd would take no other inode's. A look without the lock: a hint."""
+    return ferry_load_int(<const int *>&table.clock[ferry_load_int(<const int *>&table.clock_hand)]) == 0

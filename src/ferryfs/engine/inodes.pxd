@@ -100,6 +100,9 @@ cdef int inode_add(
 cdef int inode_add_open(
     InodeTable *table, const Identity *identity, int fd, uint16_t mode, uint64_t parent, const char *name, Inode **found
 ) noexcept nogil
+cdef int inode_add_unopened(
+    InodeTable *table, const Identity *identity, const Inode *parent, uint16_t mode, const char *name, Inode **found
+) noexcept nogil
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil
 cdef void inode_opened(InodeTable *table, Inode *inode) noexcept nogil
 cdef void inode_closed(InodeTable *table, Inode *inode) noexcept nogil

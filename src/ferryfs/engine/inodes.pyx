@@ -273,6 +273,24 @@ cdef int inode_add_open(
     return add_on_mount(table, identity, mount, path_fd, mode, parent, name, found)
 
 
+cdef int inode_add_unopened(
+    InodeTable *table, const Identity *identity, const Inode *parent, uint16_t mode, const char *name, Inode **found
+) noexcept nogil:
+    """As inode_add, for what nobody has opened: 1, or 0 when it must be (it is not held by handle, or not on the parent's mount)."""
+    cdef int mount = parent.mount
+    cdef int result
+    pthread_mutex_lock(&table.lock)
+    if table.mounts[mount].id != identity.mount_id or table.mounts[mount].fd < 0:
+        mount = -1
+    else:
+        table.mounts[mount].inodes += 1
+    pthread_mutex_unlock(&table.lock)
+    if mount < 0:
+        return 0
+    result = add_on_mount(table, identity, mount, -1, mode, parent.id, name, found)
+    return 1 if result == 0 else result
+
+
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil:
     """The guest drops `count` lookups; more than there are counts as all. The root can't be forgotten."""
     cdef Inode *inode

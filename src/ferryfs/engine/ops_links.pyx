@@ -68,19 +68,22 @@ cdef Inode *about_to_go(Server *server, Inode *parent, int fd, const char *name)
     A file handle keeps nothing alive, and what was removed can't be opened by it. An open file or directory has an fd of
     its own. But a FIFO that the guest has open, or a directory that somebody works in, has none; nor has a closed file whose
     times a guest with write-back writes after the removal: all would get ESTALE, which a later syncfs reports as well.
+    Any other closed file, which a process can only have by O_PATH, gets an fd that is cached: it lasts as long as there is room.
     """
     cdef Identity identity
     cdef Inode *inode
+    cdef bint lasting
     if identify(&server.inodes, fd, name, 0, &identity) < 0 or identity.handle_size == 0:
         return NULL
     inode = inode_known(&server.inodes, &identity, parent.id, name)
     if inode == NULL:
         return NULL
     inode_forget(&server.inodes, inode.id, 1)
-    if (inode.kind == S_IFREG >> KIND_SHIFT and not server.settings.writeback) or inode_fd(&server.inodes, inode) < 0:
-        inode_put(&server.inodes, inode)
-        return NULL
-    return inode
+    lasting = inode.kind != S_IFREG >> KIND_SHIFT or server.settings.writeback
+    if (lasting or inode.opens == 0) and inode_fd(&server.inodes, inode) >= 0 and lasting:
+        return inode
+    inode_put(&server.inodes, inode)
+    return NULL
 
 
 cdef void gone(Server *server, Inode *inode, int result) noexcept nogil:

@@ -183,6 +183,31 @@ def test_attributes_are_of_the_entry_that_is_given(guest: Guest) -> None:
     assert set(nodeids.values()) <= set(keep)
 
 
+def test_attributes_are_of_an_entry_that_the_guest_did_not_know(guest: Guest) -> None:
+    """The same, of files that the guest has forgotten each time: GETATTR of the nodeid finds what LOOKUP said of it."""
+    (guest.shared / "long").write_bytes(b"x" * 1000)
+    sizes = {os.stat(guest.shared / name).st_ino: os.stat(guest.shared / name).st_size for name in ("file", "long")}
+    seen: set[int] = set()
+    with meanwhile(lambda: exchange(guest.shared / "file", guest.shared / "long")):
+        for _ in range(ROUNDS):
+            entry = fuse.ENTRY_OUT.unpack(guest.ask(Op.LOOKUP, 1, b"file\0"))
+            attributes = fuse.ATTR_OUT.unpack(guest.ask(Op.GETATTR, entry["nodeid"], bytes(16)))
+            assert entry["attr_size"] == sizes[entry["attr_ino"]]
+            assert (attributes["attr_ino"], attributes["attr_size"]) == (entry["attr_ino"], entry["attr_size"])
+            seen.add(entry["attr_ino"])
+            forget(guest, entry["nodeid"])
+    assert seen == set(sizes), "both were there at some time"
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo], ids=["file", "directory", "fifo"])
+def test_what_the_guest_removes_goes_on_answering(guest: Guest, make: Callable[[Path], None]) -> None:
+    """A process of the guest may have it by O_PATH, of which the daemon hears nothing."""
+    make(guest.shared / "victim")
+    nodeid = guest.lookup(b"victim")
+    guest.ask(Op.RMDIR if (guest.shared / "victim").is_dir() else Op.UNLINK, 1, b"victim\0")
+    assert fuse.ATTR_OUT.unpack(guest.ask(Op.GETATTR, nodeid, bytes(16)))["attr_nlink"] == 0
+
+
 def test_a_parent_that_is_moved_outside(guest: Guest) -> None:
     """What was inside when it was looked up stays reachable, and leads no further up."""
     nodeid = guest.lookup(b"dir")

@@ -44,6 +44,8 @@ class Source(Side):
         for number in range(3, FILES):
             self.walk(f"file {number}")
         self.node, self.moved, self.gone = (self.walk(f"file {number}") for number in range(3))
+        for node in (self.node, self.moved, self.gone, self.walk(f"file {FILES - 1}")):
+            self.guest.ask(Op.GETATTR, node, bytes(16))  # what is looked at has a cached descriptor from then on
         self.fhs = [self.guest.open(node) for node in (self.node, self.moved, self.gone)]
         os.link(share / "file 1", share / "far" / "file 1")
         (share / "file 1").unlink()
