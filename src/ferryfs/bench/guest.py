@@ -65,7 +65,9 @@ class BenchGuest:
         self.command = command
         began = time.monotonic()
         # What it says when nothing is wrong is in nobody's way; its last words are in the error where something is.
-        self.daemon = DaemonProcess(command, str(folder / f"{name}.sock"), io.StringIO())
+        # What is meant for our interpreter would have ferryfsd start its own a second time, without it.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self.daemon = DaemonProcess(command, str(folder / f"{name}.sock"), io.StringIO(), environ)
         with contextlib.ExitStack() as undo:
             undo.callback(self.daemon.end)
             client = self.daemon.connect()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,10 +23,11 @@ END_TIMEOUT_S: Final = 10.0
 class DaemonProcess:
     """Runs ``command`` (a shell-like line, no shell) with ``--socket-path`` added where it names none.
 
-    What it writes is passed on to ``log``; the last line is kept for error messages.
+    What it writes is passed on to ``log``; the last line is kept for error messages. ``environ`` takes the place of our
+    environment.
     """
 
-    def __init__(self, command: str, socket_path: str, log: IO[str]) -> None:
+    def __init__(self, command: str, socket_path: str, log: IO[str], environ: Mapping[str, str] | None = None) -> None:
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -50,6 +52,7 @@ class DaemonProcess:
                 text=True,
                 errors="replace",
                 start_new_session=True,
+                env=environ,
             )
         except OSError as error:
             raise SetupError(f"The daemon {words[0]} can't be started: {error.strerror}.") from error
