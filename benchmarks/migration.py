@@ -9,7 +9,8 @@ made below DIR where it is not there yet, and stays. Names have 16 bytes, a dire
 
 Some facts about the measures. *Downtime* begins with the first GET_VRING_BASE at the source and ends with the first
 answer at the destination, as a guest meets it; the stream goes through a relay while it is written, as through QEMU.
-*Collecting* is the processor time of the daemon from F_LOG_ALL until none of its threads is runnable, of an idle guest.
+*Collecting* is the processor time of the daemon from F_LOG_ALL until it has no more threads than before and none
+of them is runnable, of an idle guest; it may have more threads when they have slept for two seconds.
 *Guest while collecting* is the rate of GETATTR, sixteen in flight, in the first second after F_LOG_ALL, over that of
 the second before. Memory is RssAnon beyond the daemon's first, over the inodes, when the guest has looked them up
 (source), when the state is written (saved), and when it is loaded and the first answer is out (destination).
@@ -66,6 +67,8 @@ READDIR_BYTES: Final = 3 * PAGE
 # A daemon is done with collecting when none of its threads was runnable at so many looks in a row.
 QUIET_LOOKS: Final = 5
 LOOK_S: Final = 0.02
+# The same where it has threads that it had not before: one that leaves the processor to the guest, or an idle one.
+SLEEPING_LOOKS: Final = 100
 RELAY_BYTES: Final = 1 << 20
 
 
@@ -199,17 +202,25 @@ def check(queue: DriverQueue, held: Held) -> None:
 # ---- the migration
 
 
-def settle(pids: list[int]) -> None:
-    """Waits until no thread of the daemon wants to run."""
+def threads(pids: list[int]) -> list[str]:
+    """The state of each thread of a daemon."""
+    states = []
+    for pid in pids:
+        for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                states.append(path.read_text().rpartition(")")[2].split()[0])
+    return states
+
+
+def settle(pids: list[int], before: int) -> float:
+    """Waits until a daemon that had ``before`` threads has no more and none wants to run; how long it was so, in s."""
     quiet = 0
-    while quiet < QUIET_LOOKS:
+    while True:
         time.sleep(LOOK_S)
-        states = [
-            path.read_text().rpartition(")")[2].split()[0]
-            for pid in pids
-            for path in Path(f"/proc/{pid}/task").glob("*/stat")
-        ]
+        states = threads(pids)
         quiet = 0 if {"R", "D"} & set(states) else quiet + 1
+        if quiet >= (QUIET_LOOKS if len(states) <= before else SLEEPING_LOOKS):
+            return quiet * LOOK_S
 
 
 def relay(source: int, destination: int) -> int:
@@ -230,17 +241,19 @@ def turn(guest: BenchGuest, destination: DaemonProcess, inodes: int) -> Turn:
     source_memory = guest.memory().anonymous
     source = guest.attachment
 
+    idle_threads = len(threads(guest.pids))
     before, began = guest.cpu_ns(), time.monotonic()
     source.start_logging()
-    settle(guest.pids)
-    collect_s = time.monotonic() - began - QUIET_LOOKS * LOOK_S
+    quiet = settle(guest.pids, idle_threads)
+    collect_s = time.monotonic() - began - quiet
     collect_cpu_s = (guest.cpu_ns() - before) / 1e9
     source.stop_logging()
 
     undisturbed = rate(guest, held, LOAD_S)
+    idle_threads = len(threads(guest.pids))
     source.start_logging()
     busy = rate(guest, held, LOAD_S)
-    settle(guest.pids)
+    settle(guest.pids, idle_threads)
 
     pids = usage.processes(destination.pid)
     client = destination.connect()
@@ -250,6 +263,7 @@ def turn(guest: BenchGuest, destination: DaemonProcess, inodes: int) -> Turn:
         source.client.set_timeout(300)
         target = Attachment(client, guest.ram, (guest.hiprio, guest.queue), features)
         there = usage.memory(pids).anonymous
+        idle_threads = len(threads(pids))
         before = guest.cpu_ns() + usage.cpu_ns(pids)
         began = time.monotonic()
         bases = source.stop()
@@ -260,7 +274,7 @@ def turn(guest: BenchGuest, destination: DaemonProcess, inodes: int) -> Turn:
         ask(guest.queue, Op.GETATTR, ROOT_ID, GETATTR_IN.pack(), ATTR_OUT.size)
         downtime = time.monotonic() - began
         stop_cpu = (guest.cpu_ns() + usage.cpu_ns(pids) - before) / 1e9
-        settle(pids)
+        settle(pids, idle_threads)
         restored = usage.memory(pids).anonymous
         written = guest.memory().anonymous
         check(guest.queue, held)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the golden stream of our own format: every record of the trailer. Only for a new version of it.
+"""Writes the golden stream of our own format: every record of the trailer. Only for a new version of it, or with a new
+record, under another name: what was written before stays.
 
 usage: tests/golden/record_ours.py
 """
@@ -19,7 +20,7 @@ from ferryfs.migration import describe, stream, trailer
 
 def main() -> None:
     data = b"".join(stream.save(STATE, RECORDS))
-    path = Path(__file__).parent / f"ferryfs-{trailer.VERSION}-everything.bin"
+    path = Path(__file__).parent / f"ferryfs-{trailer.VERSION}-folders.bin"
     path.write_bytes(data)
     path.with_suffix(".json").write_text(json.dumps(describe.stream(stream.load(data)), indent=1) + "\n")
 

@@ -32,6 +32,8 @@ cdef struct Record:
     const uint8_t *expected         # the handle that the trailer expects, else NULL
     uint64_t size                   # the size and the time of change that the trailer expects
     int64_t mtime_ns
+    uint64_t seen_ino               # its inode number, where it needs no look (``entries``); else 0
+    int64_t changed_ns              # of a directory: nothing in it has changed if it has this change time; 0: nothing is known
     uint32_t parent_record          # INDEX_NONE: none
     uint32_t children
     int32_t expected_type

@@ -393,6 +393,21 @@ cdef class Records:
                     if shape != NO_SHAPE:
                         at += lengths[shape]
 
+    def believe(self, folders):
+        """Takes over when directories were changed (``Folders`` or None): in one that was not since, names need no look."""
+        cdef const uint64_t[:] numbers
+        cdef const int64_t[:] times
+        cdef uint32_t found
+        cdef Py_ssize_t i
+        if folders is None:
+            return
+        numbers, times = folders.ids, folders.changed_ns
+        with nogil:
+            for i in range(min(numbers.shape[0], times.shape[0])):
+                found = self.find(numbers[i])
+                if found != INDEX_NONE:
+                    self.records[found].changed_ns = times[i]
+
     def claim(self, identities):
         """Takes over where the trailer says that inodes located by handle lie (``InodeIdentities`` that were validated).
 

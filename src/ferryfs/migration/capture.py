@@ -32,7 +32,7 @@ from ferryfs.migration.collect.locate import Findings
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, HandleShape, InodeIdentities
+from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, Folders, HandleShape, InodeIdentities
 from ferryfs.migration.trailer_records import (
     DirectoryEntry,
     HalfRead,
@@ -288,6 +288,9 @@ class Capture:
         handleless = findings.hidden | self._live.hollow()
         for columns in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD, handleless):
             yield _identities(columns)
+        folders = self._live.folders()
+        if folders[0]:
+            yield Folders(self._ground.ahead_ns, *folders)
         names = [Name(*found) for found in self._live.odd_names()]
         names += [Name(number, 0, path) for number, path in findings.paths.items() if not _is_utf8(path)]
         # Only for those whom the state has nothing better for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 from ferryfs.migration.trailer_records import (
     Content,
     HalfRead,
@@ -27,6 +27,7 @@ class Carried:
 
     identities: Identities
     mounts: Mounts | None = None
+    folders: Folders | None = None
     negotiated: Negotiated | None = None
     unlinked: dict[int, Unlinked] = field(default_factory=dict)
     contents: dict[int, list[Content]] = field(default_factory=dict)
@@ -43,6 +44,8 @@ def sort(records: Iterable[Record]) -> Carried:
         match record:
             case Mounts():
                 carried.mounts = record
+            case Folders():
+                carried.folders = record
             case Negotiated():
                 carried.negotiated = record
             case Unlinked(inode=inode):

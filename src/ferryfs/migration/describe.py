@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ferryfs.migration import state, trailer
 from ferryfs.migration.stream import Stream
-from ferryfs.migration.trailer_identities import NO_HANDLE, InodeIdentities
+from ferryfs.migration.trailer_identities import NO_HANDLE, Folders, InodeIdentities
 from ferryfs.migration.trailer_records import Content, Record
 
 # Fields whose bytes are a name or a path.
@@ -59,6 +59,8 @@ def _record(record: Record) -> dict[str, Any]:
     match record:
         case InodeIdentities():
             return {**kind, "inodes": [_identity(row) for row in identities(record)]}
+        case Folders(ahead_ns, ids, changed_ns):
+            return {**kind, "ahead_ns": ahead_ns, "changed_ns": dict(zip(map(str, ids), changed_ns, strict=True))}
         case Content(inode, offset, data):
             return {**kind, "inode": inode, "offset": offset, "bytes": len(data)}
         case _:

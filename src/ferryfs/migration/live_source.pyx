@@ -207,6 +207,19 @@ cdef class LiveSource:
         for slot in range(self.slots):
             self.stamps[slot] = 0
 
+    def folders(self):
+        """(nodeids, change times in ns) of the directories of which something was noted: whatever is said to be in one of them was
+        looked at after that.
+        """
+        cdef uint32_t slot
+        numbers = array("Q")
+        changed = array("q")
+        for slot in range(self.slots):
+            if self.stamps[slot] and self.status[slot] != ABSENT:
+                numbers.append(self._at(slot).id)
+                changed.append(abs(self.stamps[slot]))
+        return numbers, changed
+
     def check(self, uint32_t first, uint32_t last):
         """Looks whether the inodes of slots ``first`` to ``last`` are where the table says. Several threads may, each its own.
 

@@ -24,6 +24,7 @@ from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.bulk cimport FILE_HANDLE, LEFT, PATH, RESTORED, WAITING, Record, Records
 from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle
 from ferryfs.migration.columns cimport NOT_MEASURED
+from ferryfs.migration.entries cimport see_entries
 from ferryfs.migration.fid cimport FidBuffer, fid_of
 
 
@@ -67,6 +68,8 @@ cdef struct Folder:
     uint32_t record
     Inode *inode                # pinned
     int fd                      # the inode's; negative: it can't be had
+    uint64_t mount_id           # of the inode, as `dev` is
+    uint64_t dev
 
 
 def restore(Records records not None, Device device not None, bint compare, bint same, dict mount_fds, pool_map, int threads):
@@ -90,13 +93,22 @@ def restore(Records records not None, Device device not None, bint compare, bint
     def one(span):
         restore_round(records, device, span[0], span[1], compare, same, mounts)
 
+    def see(span):
+        see_round(records, device, span[0], span[1])
+
     for first, last in records.levels:
         spans = [(at, min(at + ROUND, last)) for at in range(first, last, ROUND)]
-        if threads > 1 and len(spans) > 1:
-            list(pool_map(one, spans))
-        else:
-            for span in spans:
-                one(span)
+        for work in (see, one):
+            if threads > 1 and len(spans) > 1:
+                list(pool_map(work, spans))
+            else:
+                for span in spans:
+                    work(span)
+
+
+cdef object see_round(Records records, Device device, uint64_t first, uint64_t last):
+    with nogil:
+        see_entries(records, &device.server.inodes, first, last)
 
 
 cdef object restore_round(
@@ -159,7 +171,11 @@ cdef void look(
     record.progress = LEFT
     if record.parent_record != INDEX_NONE:
         enter(records, table, record.parent_record, folder)
-        if folder.fd < 0 or look_in(table, folder.fd, record, handled, found) < 0:
+        if folder.fd < 0:
+            return
+        if record.seen_ino:
+            take_seen(folder, record, found)
+        elif look_in(table, folder.fd, record, handled, found) < 0:
             return
         if record.location == FILE_HANDLE and not has_handle(records, record, &found.identity, terms):
             return
@@ -188,6 +204,8 @@ cdef void enter(Records records, InodeTable *table, uint32_t number, Folder *fol
     if slot != INDEX_NONE:
         folder.inode = &table.chunks[slot // CHUNK][slot % CHUNK]
         folder.inode.pins += 1
+        folder.mount_id = table.mounts[folder.inode.mount].id
+        folder.dev = folder.inode.dev
     pthread_mutex_unlock(&table.lock)
     if folder.inode != NULL:
         folder.fd = inode_fd(table, folder.inode)
@@ -198,6 +216,21 @@ cdef void leave(InodeTable *table, Folder *folder) noexcept nogil:
         inode_put(table, folder.inode)
     folder.inode = NULL
     folder.fd = -1
+
+
+cdef void take_seen(const Folder *folder, const Record *record, Found *found) noexcept nogil:
+    """What ``entries`` has seen is what the trailer expects; it lies on its directory's mount."""
+    found.identity.mount_id = folder.mount_id
+    found.identity.dev = folder.dev
+    found.identity.ino = record.seen_ino
+    found.identity.handle_type = record.expected_type
+    found.identity.handle_size = record.expected_size
+    # SAFETY: the handles that ``entries`` knows are shorter than MAX_HANDLE_SIZE.
+    memcpy(found.identity.handle, record.expected, record.expected_size)
+    found.mode = <uint16_t>(record.kind << KIND_SHIFT)
+    found.size = record.size
+    found.mtime_ns = record.mtime_ns
+    found.nlink = 1
 
 
 cdef int look_in(InodeTable *table, int folder_fd, const Record *record, uint64_t *handled, Found *found) noexcept nogil:

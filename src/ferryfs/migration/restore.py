@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import bulk, identity, mounts, search, stream, unlinked
+from ferryfs.migration import bulk, folders, identity, mounts, search, stream, unlinked
 from ferryfs.migration.by_handle import Handles
 from ferryfs.migration.carried import Carried, sort
 from ferryfs.migration.identity import Sameness
@@ -236,6 +236,7 @@ class Restore:
         if self._compare:
             trusted = {0} if self._clone else self._mounts.same
             records.expect(carried.identities.columns(), trusted, self._clone)
+            records.believe(folders.usable(carried.folders, self._share, carried.mounts) if self._beside else None)
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)

@@ -14,15 +14,18 @@ INODE_PLACED belongs to the name that the inode has in the table: another name t
 
 1. the directory is stamped; 2. an inode is marked, and then looked at under its name; 3. the directory has the same change time
 still: no name in it has changed from before 1 to now, so the inode is there.
+
+And "now" may be at the destination, where the same kernel runs it: the change times travel (``Folders``), for ``entries`` to ask
+once more.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferryfs.engine.index cimport INDEX_NONE
 from ferryfs.engine.inode_fds cimport inode_fd
-from ferryfs.engine.inodes cimport INODE_INVALID, INODE_PLACED, Inode, find_slot, inode_put
+from ferryfs.engine.inodes cimport INODE_INVALID, INODE_PLACED, Inode, InodeTable, find_slot, inode_put
 from ferryfs.engine.sys cimport (
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, SYS_statx, Statx, syscall,
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Stat, SYS_newfstatat, SYS_statx, Statx, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.columns cimport NOT_MEASURED
@@ -40,11 +43,6 @@ cdef enum:
     KIND_DIR = 4
     RUN = 256                   # slots that are judged under one lock
     STATX_CTIME = 0x80
-    # linux/magic.h: file systems whose directories tell every change (see above).
-    EXT4 = 0xef53
-    XFS = 0x58465342
-    BTRFS = 0x9123683e
-    TMPFS = 0x01021994
 
 
 # ---- directories -----------------------------------------------------------------------------------------------------------
@@ -72,7 +70,7 @@ cdef void stamp_folders(const Slots *slots, uint32_t first, uint32_t last, int64
                 slots.stamps[slot] = 0
         pthread_mutex_unlock(&slots.table.lock)
         for i in range(count):
-            changed = changed_ns(slots, folders[i])
+            changed = changed_ns(slots.table, folders[i])
             inode_put(slots.table, folders[i])
             if changed == 0 or changed > newest:
                 slots.stamps[places[i]] = 0
@@ -83,14 +81,17 @@ cdef void stamp_folders(const Slots *slots, uint32_t first, uint32_t last, int64
         start += RUN
 
 
-cdef int64_t changed_ns(const Slots *slots, Inode *folder) noexcept nogil:
+cdef uint32_t kind_of_system(int fd) noexcept nogil:
+    """f_type of the file system; 0 when it can't be told."""
+    cdef c_statfs system
+    return <uint32_t>system.f_type if c_fstatfs(fd, &system) == 0 else 0
+
+
+cdef int64_t changed_ns(InodeTable *table, Inode *folder) noexcept nogil:
     """The change time of a pinned directory, where it proves something; else 0."""
     cdef Statx st
-    cdef c_statfs system
-    cdef int fd = inode_fd(slots.table, folder)
-    if fd < 0 or c_fstatfs(fd, &system) < 0:
-        return 0
-    if <uint32_t>system.f_type not in (<uint32_t>EXT4, <uint32_t>XFS, <uint32_t>BTRFS, <uint32_t>TMPFS):
+    cdef int fd = inode_fd(table, folder)
+    if fd < 0 or kind_of_system(fd) not in (<uint32_t>EXT4, <uint32_t>XFS, <uint32_t>BTRFS, <uint32_t>TMPFS):
         return 0
     if syscall(SYS_statx, fd, b"", AT_EMPTY_PATH, STATX_CTIME, &st) < 0 or not st.mask & STATX_CTIME or st.ctime.sec <= 0:
         return 0
@@ -158,7 +159,7 @@ cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint 
     """
     cdef Inode *folder = NULL
     cdef Inode *inode
-    cdef Statx st
+    cdef Stat st
     cdef uint64_t parent = 0
     cdef uint32_t slot
     cdef uint32_t parent_slot
@@ -184,8 +185,8 @@ cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint 
             pthread_mutex_unlock(&slots.table.lock)
             if folder != NULL:
                 fd = inode_fd(slots.table, folder)
-        if fd >= 0 and syscall(SYS_statx, fd, inode.name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0:
-            slots.sizes[slot] = st.size
-            slots.mtimes[slot] = <int64_t>st.mtime.sec * 1_000_000_000 + st.mtime.nsec
+        if fd >= 0 and syscall(SYS_newfstatat, fd, inode.name, &st, AT_SYMLINK_NOFOLLOW) == 0:
+            slots.sizes[slot] = st.st_size
+            slots.mtimes[slot] = <int64_t>st.st_mtim.tv_sec * 1_000_000_000 + st.st_mtim.tv_nsec
     if folder != NULL:
         inode_put(slots.table, folder)

@@ -35,7 +35,7 @@ from ferryfs.migration.state import (
     name_fault,
     path_fault,
 )
-from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 from ferryfs.migration.trailer_records import (
     Content,
     HalfRead,
@@ -69,6 +69,7 @@ TAGS: Final[dict[int, type[Record]]] = {
     7: Content,
     9: Names,
     11: LostInodes,
+    13: Folders,
 }
 _TAG_OF: Final = {kind: tag for tag, kind in TAGS.items()}
 

@@ -1,4 +1,6 @@
-"""Who each inode is: a record of the trailer in columns, so that a million inodes are a few arrays and no objects."""
+"""Who each inode is, and when directories were changed: records of the trailer in columns, so that a million inodes are
+a few arrays and no objects.
+"""
 
 from __future__ import annotations
 
@@ -128,6 +130,36 @@ class InodeIdentities:
             raise reader.error("the names of the inodes' identities have not the length that they announce")
         if not columns.is_ascending(self.ids):
             raise reader.error("the inodes' identities are not in ascending order")
+
+
+@frozen
+class Folders:
+    """Directories whose names were looked at by the source after it had noted when they were changed (``steady``).
+
+    On the same running kernel the destination needs no look at a name in one that has the same change time still.
+    """
+
+    # CLOCK_REALTIME less CLOCK_BOOTTIME at the source: who sets the clock back moves it.
+    ahead_ns: int
+    # FUSE nodeids, in any order, and st_ctime.
+    ids: array[int]
+    changed_ns: array[int]
+
+    def write(self, writer: Writer) -> None:
+        writer.i64(self.ahead_ns)
+        writer.u64(len(self.ids))
+        _write_column(writer, self.ids)
+        _write_column(writer, columns.biased(self.changed_ns))
+
+    @classmethod
+    def read(cls, reader: Reader) -> Folders:
+        ahead_ns = reader.i64("how far the clock is ahead")
+        count = reader.count(1, "directories")
+        return cls(
+            ahead_ns,
+            _read_column(reader, count, "directories"),
+            columns.biased(_read_column(reader, count, "change times")),
+        )
 
 
 def _write_column(writer: Writer, values: array[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 from ferryfs.values import frozen
 from ferryfs.wire.postcard import Reader, Writer
 
@@ -357,4 +357,4 @@ class LostInodes:
         )
 
 
-Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes
+Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes | Folders

@@ -18,7 +18,7 @@ from ferryfs.migration.state import (
     StateV1,
     StateV2,
 )
-from ferryfs.migration.trailer_identities import NO_HANDLE, HandleShape, InodeIdentities
+from ferryfs.migration.trailer_identities import NO_HANDLE, Folders, HandleShape, InodeIdentities
 from ferryfs.migration.trailer_records import (
     Content,
     DirectoryEntry,
@@ -96,4 +96,5 @@ RECORDS: tuple[Record, ...] = (
     Unlinked(99, 5, 0o40755, 0, 0, 0, 0, 0, 0, False, b"", ()),
     Names((Name(5, 2, b"caf\xe9"), Name(6, 0, b"dir/\xff/x"))),
     LostInodes((Lost(8, 0, 5, "outside the share"),)),
+    Folders(1_790_000_000 * 10**9, array("Q", [2, 1]), array("q", [1_700_000_000_123_456_789, 1_700_000_000 * 10**9])),
 )

@@ -15,23 +15,29 @@ TURNED_NS: Final = 1_000_000_000
 _READ_BYTES: Final = 1 << 16
 
 
+def ahead_ns() -> int:
+    """How far the system's clock is ahead of the one that nobody sets."""
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class Ground:
     """Looks whether it has shaken. One for each migration."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
         self._mounts: bytes | None = None
-        self._ahead_ns = 0
+        # At the last look.
+        self.ahead_ns = 0
 
     def look(self) -> tuple[int, bool]:
         """(change times up to this one (ns) prove something of what is looked at from now on, 0 when none does; whether
         what was noted of directories before is good still).
         """
         now = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        ahead = now - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        ahead = ahead_ns()
         mounts = self._read_mounts()
-        good = mounts is not None and mounts == self._mounts and ahead > self._ahead_ns - TURNED_NS
-        self._ahead_ns = max(ahead, self._ahead_ns) if good else ahead
+        good = mounts is not None and mounts == self._mounts and ahead > self.ahead_ns - TURNED_NS
+        self.ahead_ns = max(ahead, self.ahead_ns) if good else ahead
         self._mounts = mounts
         return (now - OLD_NS if mounts is not None else 0), good
 
