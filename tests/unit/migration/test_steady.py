@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,19 +131,35 @@ def test_the_guest_renames(source: Source) -> None:
 
 
 def test_ground_shakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another mount, or a clock that was set back: nothing of before is good. No mounts to be read: nothing is."""
+    """A mount in the share, or a clock that was set back: nothing of before is good. No mounts to be read: nothing is."""
     mounts = tmp_path / "mountinfo"
-    mounts.write_bytes(b"1 mount\n" * 20000)
+    (tmp_path / "share").mkdir()
+
+    def mount(number: int, point: Path) -> None:
+        with mounts.open("ab") as more:
+            more.write(b"%d 1 8:1 / %s rw - ext4 none rw\n" % (number, bytes(point)))
+
+    for number in range(5000):
+        mount(number, tmp_path / "elsewhere")
     fd = os.open(mounts, os.O_RDONLY)
+    root = os.open(tmp_path / "share", os.O_PATH)
+    proc = os.open("/proc/self/fd", os.O_PATH)
     try:
-        ground = Ground(Share(-1, -1, fd, "", b""))
+        share = Share(root, proc, fd, str(tmp_path / "share"), b"")
+        ground = Ground(share)
         newest, good = ground.look()
         assert not good
         assert time.time_ns() - 2 * OLD_NS < newest <= time.time_ns() - OLD_NS
         assert ground.look()[1]
-        with mounts.open("ab") as more:
-            more.write(b"2 mounts\n")
+        mount(5000, tmp_path / "share2")
+        assert ground.look()[1]
+        mount(5001, tmp_path / "share" / "m")
         assert not ground.look()[1]
+        assert ground.look()[1]
+        elsewhere = Ground(replace(share, mountinfo_prefix="/moved"))
+        elsewhere.look()
+        mount(5002, tmp_path / "elsewhere")
+        assert not elsewhere.look()[1]
         assert ground.look()[1]
         real = time.clock_gettime_ns
         behind = TURNED_NS + 1
@@ -152,5 +169,6 @@ def test_ground_shakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not ground.look()[1]
         assert ground.look()[1]
     finally:
-        os.close(fd)
+        for each in (fd, root, proc):
+            os.close(each)
     assert Ground(Share(-1, -1, -1, "", b"")).look() == (0, False)

@@ -6,13 +6,15 @@ import os
 import time
 from typing import Final
 
+from ferryfs.errors import FerryError
+from ferryfs.migration import mountinfo
+from ferryfs.migration.mountinfo import MountEntry
 from ferryfs.migration.share import Share
 
 # A change time counts as old when it lies so far back: the clock moves in steps of up to 10 ms.
 OLD_NS: Final = 2_000_000_000
 # Who corrects the clock turns it by less; who sets it back by more is noticed.
 TURNED_NS: Final = 1_000_000_000
-_READ_BYTES: Final = 1 << 16
 
 
 def ahead_ns() -> int:
@@ -25,7 +27,7 @@ class Ground:
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._mounts: bytes | None = None
+        self._mounts: list[MountEntry] | None = None
         # At the last look.
         self.ahead_ns = 0
 
@@ -41,14 +43,19 @@ class Ground:
         self._mounts = mounts
         return (now - OLD_NS if mounts is not None else 0), good
 
-    def _read_mounts(self) -> bytes | None:
-        """All mounts of our namespace, with their numbers; None when that can't be told."""
+    def _read_mounts(self) -> list[MountEntry] | None:
+        """The mounts in the share, reachable or not; None when that can't be told.
+
+        A host mounts something elsewhere all the time: that covers no name of ours. Where the share has been moved, so
+        that its mounts are listed under another path, all are taken.
+        """
         if self._share.mountinfo_fd < 0:
             return None
-        read = b""
         try:
-            while part := os.pread(self._share.mountinfo_fd, _READ_BYTES, len(read)):
-                read += part
-        except OSError:
+            entries = mountinfo.read(self._share.mountinfo_fd)
+            root = os.readlink(str(self._share.root_fd).encode(), dir_fd=self._share.proc_self_fd).rstrip(b"/")
+        except (FerryError, OSError):
             return None
-        return read
+        if root != os.fsencode(self._share.mountinfo_prefix).rstrip(b"/"):
+            return entries
+        return [entry for entry in entries if entry.mount_point.startswith(root + b"/")]
