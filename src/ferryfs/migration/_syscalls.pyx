@@ -20,6 +20,11 @@ cdef extern from "<fcntl.h>" nogil:
     int c_name_to_handle_at "name_to_handle_at"(int, const char *, file_handle *, int *, int)
     int c_open_by_handle_at "open_by_handle_at"(int, file_handle *, int)
 
+cdef extern from "<dlfcn.h>" nogil:
+    void *dlsym(void *, const char *)
+
+ctypedef int (*malloc_trim_t)(size_t) noexcept nogil
+
 cdef extern from "<sys/stat.h>" nogil:
     struct statx_timestamp:
         int64_t tv_sec
@@ -258,3 +263,11 @@ def read_directory(int fd, size_t most_bytes):
             memcpy(&length, buffer + at + 16, 2)
             entries.append((<uint64_t>following, ino, <uint8_t>buffer[at + 18], <bytes>(buffer + at + 19)))
             at += length
+
+
+def give_memory_back():
+    """malloc_trim(3): what was freed, and malloc keeps for later, is the kernel's again. Nothing without glibc."""
+    cdef void *found = dlsym(NULL, b"malloc_trim")
+    if found != NULL:
+        with nogil:
+            (<malloc_trim_t>found)(0)

@@ -12,7 +12,7 @@ from typing import Final
 
 from ferryfs.engine.device import Device
 from ferryfs.errors import FerryError, FrontendError
-from ferryfs.migration import options
+from ferryfs.migration import _syscalls, options
 from ferryfs.migration.capture import Capture
 from ferryfs.migration.collect.pace import Pace
 from ferryfs.migration.live_destination import LiveDestination
@@ -121,9 +121,13 @@ class Migrator:
                 LiveDestination(self._device), self._config, self._share, options.switches(self._share_config)
             )
             self.proving = None
-            restore.run(transfer.data)
+            data, transfer.data = transfer.data, bytearray()
+            restore.run(data)
             if restore.deferred:
                 self.proving = Proving(self._device)
+            del data, restore
+        # A migration needs a lot of memory for a moment, in large and small pieces between what stays.
+        _syscalls.give_memory_back()
         word = "saved" if self._direction == SAVE else "loaded"
         _LOG.info("State %s: %d bytes, %.0f ms.", word, transfer.bytes_moved, 1000 * (time.monotonic() - self._began))
         return 0

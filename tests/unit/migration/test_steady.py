@@ -131,7 +131,7 @@ def test_the_guest_renames(source: Source) -> None:
 
 
 def test_ground_shakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mount in the share, or a clock that was set back: nothing of before is good. No mounts to be read: nothing is."""
+    """A mount in the share, or a clock that was set back: nothing of before is good. No mounts to be read: none is."""
     mounts = tmp_path / "mountinfo"
     (tmp_path / "share").mkdir()
 
