@@ -11,9 +11,10 @@ Some facts about the measures. *Downtime* begins with the first GET_VRING_BASE a
 answer at the destination, as a guest meets it; the stream goes through a relay while it is written, as through QEMU.
 *Collecting* is the processor time of the daemon from F_LOG_ALL until it has no more threads than before and none
 of them is runnable, of an idle guest; it may have more threads when they have slept for two seconds.
-*Guest while collecting* is the rate of GETATTR, sixteen in flight, in the first second after F_LOG_ALL, over that of
-the second before. Memory is RssAnon beyond the daemon's first, over the inodes, when the guest has looked them up
-(source), when the state is written (saved), and when it is loaded and the first answer is out (destination).
+*Guest while collecting* is the rate of GETATTR, sixteen in flight, in the first part of a second after F_LOG_ALL, over
+that of the part before: the median of some such pairs. Memory is RssAnon beyond the daemon's first, over the inodes,
+when the guest has looked them up (source), when the state is written (saved), and when it is loaded and the first
+answer is out (destination).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ OWN: Final = (
 FILES_PER_DIRECTORY: Final = 1000
 OPEN_FILES: Final = 1000
 IN_FLIGHT: Final = 16
-LOAD_S: Final = 1.0
+LOAD_S: Final = 0.4
+LOAD_PAIRS: Final = 7
 READDIR_BYTES: Final = 3 * PAGE
 # A daemon is done with collecting when none of its threads was runnable at so many looks in a row.
 QUIET_LOOKS: Final = 5
@@ -247,12 +249,13 @@ def turn(guest: BenchGuest, destination: DaemonProcess, inodes: int) -> Turn:
     quiet = settle(guest.pids, idle_threads)
     collect_s = time.monotonic() - began - quiet
     collect_cpu_s = (guest.cpu_ns() - before) / 1e9
-    source.stop_logging()
-
-    undisturbed = rate(guest, held, LOAD_S)
-    idle_threads = len(threads(guest.pids))
-    source.start_logging()
-    busy = rate(guest, held, LOAD_S)
+    ratios = []
+    for _ in range(LOAD_PAIRS):
+        source.stop_logging()
+        undisturbed = rate(guest, held, LOAD_S)
+        idle_threads = len(threads(guest.pids))
+        source.start_logging()
+        ratios.append(rate(guest, held, LOAD_S) / undisturbed)
     settle(guest.pids, idle_threads)
 
     pids = usage.processes(destination.pid)
@@ -283,7 +286,7 @@ def turn(guest: BenchGuest, destination: DaemonProcess, inodes: int) -> Turn:
     return Turn(
         collect_s=collect_s,
         collect_cpu_s=collect_cpu_s,
-        guest_while_collecting=busy / undisturbed,
+        guest_while_collecting=statistics.median(ratios),
         save_s=saved,
         load_s=loaded,
         downtime_s=downtime,
