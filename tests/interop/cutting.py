@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ferryfs.wire.vhost_user import HEADER
+from ferryfs.frontend.client import Direction
+from ferryfs.wire.vhost_user import HEADER, Request
+
+UNLIMITED = sys.maxsize
 
 
 class CuttingProxy:
     """Listens on ``path`` for one front-end and passes ``allowed`` of its messages on to the daemon at ``target``.
 
-    The next message cuts both connections. ``passed`` are the numbers of the messages that went through. ``allowed``
-    may be set while it runs. ``before`` says what is done before the first message of a number goes on.
+    The next message cuts both connections. ``passed`` are the numbers of the messages that went through. ``before``
+    says what is done before the next message of a number goes on. Both may be set while it runs. ``tap_state`` does so
+    in the middle of a device state.
     """
 
-    def __init__(
-        self, path: Path, target: Path, allowed: int, before: Mapping[int, Callable[[], None]] | None = None
-    ) -> None:
-        self._before = dict(before or {})
+    def __init__(self, path: Path, target: Path, allowed: int = UNLIMITED) -> None:
+        self.before: dict[int, Callable[[], None]] = {}
         self.allowed = allowed
+        self._taps: list[tuple[int, Callable[[], None]]] = []
         self.passed: list[int] = []
         self._back = socket.socket(socket.AF_UNIX)
         self._front = self._back
@@ -45,6 +49,10 @@ class CuttingProxy:
             thread.join()
         for sock in (self._front, self._back, self._listener):
             sock.close()
+
+    def tap_state(self, size: int, then: Callable[[], None]) -> None:
+        """Passes so many bytes of the next device state on; then does something, and no byte more goes through."""
+        self._taps.append((size, then))
 
     def cut(self) -> None:
         """Breaks both connections. Idempotent."""
@@ -68,13 +76,25 @@ class CuttingProxy:
                         break
                     number, _, size = HEADER.unpack(header)
                     payload = self._front.recv(size, socket.MSG_WAITALL) if size else b""
-                    if number in self._before:
-                        self._before.pop(number)()
+                    if number in self.before:
+                        self.before.pop(number)()
+                    if number == Request.SET_DEVICE_STATE_FD and self._taps:
+                        fds = [self._tapped(payload, *fds)]
                     socket.send_fds(self._back, [header + payload], fds)
                     self.passed.append(number)
                 finally:
                     _close_all(fds)
         self.cut()
+
+    def _tapped(self, payload: bytes, fd: int) -> int:
+        """What the daemon gets instead of the front-end's ``fd``, which is the tap's from here on."""
+        read_end, write_end = os.pipe()
+        saving = int.from_bytes(payload[:4], "little") == Direction.SAVE
+        ends = (read_end, fd) if saving else (fd, write_end)
+        thread = threading.Thread(target=_pump, args=(*ends, *self._taps.pop()))
+        self._threads.append(thread)
+        thread.start()
+        return write_end if saving else read_end
 
     def _backward(self) -> None:
         with contextlib.suppress(OSError):
@@ -87,6 +107,14 @@ class CuttingProxy:
                 finally:
                     _close_all(fds)
         self.cut()
+
+
+def _pump(source: int, target: int, size: int, then: Callable[[], None]) -> None:
+    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+        while size and (part := reader.read(size)):
+            writer.write(part)
+            size -= len(part)
+        then()
 
 
 def _receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:

@@ -1,165 +1,152 @@
-"""Every way to migrate, to every sort of directory, after every change there: what may come of it, and what does.
+"""The tables of docs/migration-scenarios.md, played.
 
-Run as a program (``python -m interop.matrix [--place N] [--few] DAEMON …``) it prints the tables of
-docs/migration-scenarios.md.
+Run as a program (``python -m interop.matrix [--table NAME] [--page FILE] DAEMON …``) it prints them; with ``--page`` it
+puts each into that page, where that has ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
-import random
-import tempfile
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from daemons import StartDaemon
 from leaks import keep_apart
 
-from ferryfs.guest.backend import Backend
-from interop.places import BOUND, CLONE, COPY, FAR_COPY, FRESH, PLACES, SAME, place
-from interop.scenarios import (
-    CARRIED,
-    FAILED,
-    MODES,
-    REFUSED,
-    RIGHT,
-    WARNED,
-    Both,
-    Stage,
-    nothing,
-    renames,
-    replaces,
-    title,
-    unlinks,
-    unlinks_and_recreates,
-)
+from interop.cases import CHANGES_THERE, MODES, WAYS, Case, Way, alone, changes_at, holdings_in, title
+from interop.holdings import HOLDINGS
+from interop.outcomes import SEVERITY
+from interop.places import PLACES, SAME
+from interop.stage import BEFORE, COLLECTED, COLLECTING, SAVED, THERE
 
-ON_ERROR = ("abort", "guest-error")
-CHECKS = ("", "verify", "confirm", "verify and confirm")
-CHANGES: tuple[Callable[[Path], None], ...] = (nothing, renames, replaces, unlinks_and_recreates, unlinks)
-SWITCHES = {"verify": "--migration-verify-handles", "confirm": "--migration-confirm-paths"}
+TIMES = (BEFORE, COLLECTING, COLLECTED, SAVED)
+Daemons = Sequence[str]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One cell. The change is made in the destination's directory, before the migration."""
+class Cell:
+    """Lines that are played with each of the daemons."""
 
-    mode: str
-    on_error: str
-    checks: str
-    place: str
-    change: Callable[[Path], None]
+    daemons: Daemons
+    cases: Sequence[Case]
 
-    @property
-    def options(self) -> list[str]:
-        switches = [switch for word, switch in SWITCHES.items() if word in self.checks]
-        return [f"--migration-on-error={self.on_error}", *switches]
-
-    def __str__(self) -> str:
-        return ", ".join(filter(None, (self.mode, self.on_error, self.checks, self.place, title(self.change))))
+    def text(self) -> str:
+        tallies = [_tally([alone(case, daemon) for case in self.cases]) for daemon in self.daemons]
+        return tallies[0] if len(set(tallies)) == 1 else " / ".join(tallies)
 
 
-def expected(case: Case) -> tuple[str, ...]:
-    """What ferryfsd may do with it. Several only where it says why."""
-    lost = REFUSED if case.on_error == "abort" else FAILED
-    if case.place in (SAME, BOUND):
-        # Whatever was done to the name: what is open is found by its handle, or travels.
-        return (RIGHT,)
-    if case.mode == "file-handles" and case.place != CLONE:
-        # Whatever on-error says: handles mean nothing there.
-        return (REFUSED,)
-    if "verify" in case.checks and case.place in (COPY, FAR_COPY):
-        # The root's handle differs, which the source wanted to be noticed.
-        return (REFUSED,)
-    if "verify" in case.checks and case.place == FRESH:
-        # There the root's handle is equal, and those of files are not.
-        return (lost,)
-    if case.change is nothing:
-        return (CARRIED,)
-    if case.mode == "file-handles":
-        # The clone's file is open in this test, so that its handle is good whatever became of its name.
-        return (CARRIED,)
-    if case.change is replaces and case.place != CLONE:
-        # Type and size are all there is to compare; the time of change is a warning.
-        return (WARNED,)
-    return (lost,)
+@dataclass(frozen=True)
+class Table:
+    """``heads`` of the columns, the first of which has the rows' titles."""
+
+    heads: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+    def lines(self) -> Iterator[str]:
+        """As Markdown."""
+        yield f"| {' | '.join(self.heads)} |"
+        yield f"|{'---|' * len(self.heads)}"
+        for name, cells in self.rows:
+            yield f"| {name} | {' | '.join(cell.text() for cell in cells)} |"
 
 
-def every_case(places: Sequence[str] = PLACES, checks: Sequence[str] = CHECKS) -> Iterator[Case]:
-    for where, mode, on_error, check, change in itertools.product(places, MODES, ON_ERROR, checks, CHANGES):
-        # The checks are about paths: both daemons refuse them with the other mode.
-        if mode == "find-paths" or not check:
-            yield Case(mode, on_error, check, where, change)
+def _tally(outcomes: Sequence[str]) -> str:
+    if len(outcomes) < 2:
+        return "".join(outcomes) or "-"
+    counts = Counter(outcomes)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in SEVERITY if counts[outcome])
 
 
-def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """As few of them as have every pair of values; always the same ones."""
-    names = [field.name for field in fields(Case)]
-
-    def pairs(case: Case) -> set[tuple[str, object, str, object]]:
-        return {(a, getattr(case, a), b, getattr(case, b)) for a, b in itertools.combinations(names, 2)}
-
-    shuffled = list(cases)
-    random.Random(3).shuffle(shuffled)
-    left = set().union(*map(pairs, shuffled))
-    chosen = []
-    while left:
-        best = max(shuffled, key=lambda case: len(pairs(case) & left))
-        chosen.append(best)
-        left -= pairs(best)
-    return chosen
+def changed(moment: str, daemons: Daemons) -> Table:
+    """Every change at that moment, by default options."""
+    columns = [(daemon, mode) for daemon in daemons for mode in MODES]
+    rows = []
+    for change, by_guest in changes_at(moment):
+        name = f"{'the guest ' if by_guest else ''}{title(change)}"
+        cases = (Case(Way(mode), SAME, moment, change, by_guest) for _, mode in columns)
+        rows.append((name, [Cell([daemon], [case]) for (daemon, _), case in zip(columns, cases, strict=True)]))
+    return Table(["", *(f"{daemon}, {mode}" for daemon, mode in columns)], rows)
 
 
-def play(case: Case, daemon: str, folder: Path, start: StartDaemon) -> str:
-    """Its outcome, with a mount and daemons of its own."""
-    with place(case.place, folder) as (share, arrive):
-        stage = Stage(daemon, case.mode, folder, start, case.options)
-        stage.share = share
-        with stage.set_up():
-            return stage.play(Both, case.change, "there", arrive)
+def ways(daemons: Daemons) -> Table:
+    """All changes at every moment, by all options."""
+    rows = []
+    for way in WAYS:
+        lines = [[Case(way, SAME, moment, *change) for change in changes_at(moment)] for moment in TIMES]
+        rows.append((str(way), [Cell(daemons, cases) for cases in lines]))
+    return Table(["mode, on-error, checks", *TIMES], rows)
 
 
-def _alone(case: Case, daemon: str) -> str:
-    with tempfile.TemporaryDirectory(prefix="ferryfs-matrix-") as name, ExitStack() as running:
+def held(daemons: Daemons) -> Table:
+    """Everything that the guest may hold."""
+    columns = [(daemon, mode) for daemon in daemons for mode in MODES]
+    rows = []
+    for scenario in HOLDINGS:
+        cells = [Cell([daemon], [Case(Way(mode), scenario=scenario)]) for daemon, mode in columns]
+        rows.append((title(scenario), cells))
+    return Table(["", *(f"{daemon}, {mode}" for daemon, mode in columns)], rows)
 
-        def start(
-            command: Sequence[str],
-            shared: Path,
-            options: Sequence[str] = (),
-            *,
-            socket: Path | None = None,
-            allowed: Sequence[str] = (),
-        ) -> Backend:
-            # Not judged by its exit status: the outcome of the line is what counts here.
-            target = Path(name) / "target"
-            return running.enter_context(Backend(command, shared, target, target.with_suffix(".log"), options))
 
-        return play(case, daemon, Path(name), start)
+def held_elsewhere(mode: str, daemons: Daemons) -> Table:
+    """The same, to another directory, where what is lost is an error for the guest."""
+    rows = []
+    for scenario in HOLDINGS:
+        cells = []
+        for where in PLACES[1:]:
+            case = Case(Way(mode, "guest-error"), where, scenario=scenario)
+            cells.append(Cell(daemons, [case] if scenario in holdings_in(where) else []))
+        rows.append((title(scenario), cells))
+    return Table(["", *PLACES[1:]], rows)
+
+
+def elsewhere(where: str, daemons: Daemons) -> Table:
+    """Everything that may have been done in the destination's own directory."""
+    rows = []
+    for way in WAYS:
+        cells = [Cell(daemons, [Case(way, where, THERE, change)]) for change in CHANGES_THERE]
+        rows.append((str(way), cells))
+    return Table(["mode, on-error, checks", *map(title, CHANGES_THERE)], rows)
+
+
+TABLES: dict[str, Callable[[Daemons], Table]] = {
+    **{moment: partial(changed, moment) for moment in TIMES},
+    "held": held,
+    **{f"held, {mode}": partial(held_elsewhere, mode) for mode in MODES},
+    "ways": ways,
+    **{where: partial(elsewhere, where) for where in PLACES},
+}
+
+
+def put(page: Path, name: str, lines: Sequence[str]) -> None:
+    """Replaces a table of a page. Raises ValueError where the page has no place for it."""
+    block = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    text, count = block.subn(lambda found: "\n".join([found[1], *lines, "", found[2]]), page.read_text())
+    if count != 1:
+        raise ValueError(f"{page} has {count} places for the table {name!r}.")
+    page.write_text(text)
 
 
 def main() -> None:
-    """Prints a table in Markdown for each sort of directory."""
+    """Plays and prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("daemons", nargs="*", default=["ferryfsd"], metavar="DAEMON")
-    parser.add_argument("--place", type=int, action="append", choices=range(len(PLACES)), help="only this one")
-    parser.add_argument("--few", action="store_true", help="only without checks, and with verify")
+    parser.add_argument("--table", action="append", choices=TABLES, help="only this one; may be given again")
+    parser.add_argument("--page", type=Path, help="put them into this page")
     arguments = parser.parse_args()
     keep_apart()
     os.umask(0o022)
-    for where in [PLACES[number] for number in arguments.place or range(len(PLACES))]:
-        print(f"\n### To {where}\n\n| mode, on-error, checks | {' | '.join(map(title, CHANGES))} |")
-        print(f"|---|{'---|' * len(CHANGES)}")
-        cases = every_case([where], CHECKS[:2] if arguments.few else CHECKS)
-        for words, line in itertools.groupby(cases, key=lambda case: (case.mode, case.on_error, case.checks or "none")):
-            cells = []
-            for case in line:
-                outcomes = [_alone(case, daemon) for daemon in arguments.daemons]
-                cells.append(outcomes[0] if len(set(outcomes)) == 1 else " / ".join(outcomes))
-            print(f"| {', '.join(words)} | {' | '.join(cells)} |", flush=True)
+    for name in arguments.table or TABLES:
+        print(f"\n### {name}\n")
+        lines = []
+        for line in TABLES[name](arguments.daemons).lines():
+            print(line, flush=True)
+            lines.append(line)
+        if arguments.page:
+            put(arguments.page, name, lines)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ def place(kind: str, folder: Path) -> Iterator[tuple[Path, Callable[[], Path]]]:
                 _mount(stack, other, "--bind", share)
                 return other
             if kind == CLONE:
+                # Twice: 1. sync(2) writes the share's file system, 2. it makes the guest write what it has mapped,
+                # 3. it commits the journal. The clone would have the time of that write, and not what was written.
+                os.sync()
                 os.sync()
                 shutil.copyfile(folder / "one.img", folder / "two.img")
                 return _mount(stack, folder / "two", "-o", "loop", folder / "two.img")
@@ -52,8 +55,8 @@ def _image(stack: ExitStack, path: Path) -> Path:
     """A new ext4, whose root has the file handle of every other one."""
     image = path.with_suffix(".img")
     with image.open("wb") as file:
-        file.truncate(16 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-E", "root_owner=0:0", image], check=True)
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-N", "16384", "-E", "root_owner=0:0", image], check=True)
     return _mount(stack, path, "-o", "loop", image)
 
 
