@@ -169,9 +169,7 @@ def test_what_is_killed_while_memory_travels(place: Place, own: tuple[str, ...],
     with backend:
         destination = place.boot(backend.socket, "defer")
         begin(destination)
-        assert backend.process is not None
-        backend.process.kill()
-        backend.process.wait()
+        backend.kill()
         moving.hurry(guest)
         assert moving.ended(guest) == moving.FAILED
     busy.look(guest, "no daemon there")

@@ -88,7 +88,10 @@ def ask(
             raise OptionError(f"No `ferryfs mount` of this user serves {mountpoint}.") from error
         try:
             sock.sendall(json.dumps({**(arguments or {}), "command": command}).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(_read_line(sock))
+            line = _read_line(sock)
+            if not line:
+                raise PeerError(f"The process that serves {mountpoint} ended before it answered {command}.")
+            answer: dict[str, Any] = json.loads(line)
         except (OSError, ValueError) as error:
             raise PeerError(f"The process that serves {mountpoint} gave no answer to {command}: {error}.") from error
     if not answer.pop("ok", False):

@@ -100,9 +100,8 @@ class Mover:
                 phases.done("load")
                 target.introduce()
                 target.start(bases)
-            except BaseException:
-                # Whatever it was: without this nobody would serve the kernel any more.
-                self._resume(source, bases)
+            except BaseException as error:
+                self._resume_after(error, source, bases)
                 raise
         except BaseException:
             client.close()
@@ -128,8 +127,10 @@ class Mover:
         bases = self._stop(source, drain, phases)
         try:
             state = self._save(source, phases)
-        finally:
-            self._resume(source, bases)
+        except BaseException as error:
+            self._resume_after(error, source, bases)
+            raise
+        self._resume(source, bases)
         phases.done("start")
         write_snapshot(file, state, self._mount.pump.init_answer)
         phases.done("write")
@@ -168,6 +169,13 @@ class Mover:
         self.last_size = len(state)
         phases.done("save")
         return state
+
+    def _resume_after(self, error: BaseException, source: Attachment, bases: list[int]) -> None:
+        """Whatever it was: without this nobody would serve the kernel any more. Raises PeerError when nobody does."""
+        try:
+            self._resume(source, bases)
+        except PeerError as second:
+            raise PeerError(f"{error} The mount's own daemon does not serve on: {second}") from error
 
     def _resume(self, source: Attachment, bases: list[int]) -> None:
         """The source serves on, exactly where it was stopped."""

@@ -109,6 +109,12 @@ class Backend:
         assert self.status is not None
         return self.status
 
+    def kill(self) -> None:
+        """Let the daemon die on the spot, as it does when the host runs out of memory."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> None:
         """End the daemon, by SIGTERM first; does nothing when it has ended. Its exit status is in ``status``."""
         process, self.process = self.process, None

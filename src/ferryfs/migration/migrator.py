@@ -31,6 +31,8 @@ PHASE_STOPPED: Final = 0
 # Answers to SET_DEVICE_STATE_FD.
 USE_YOURS: Final = 0x100
 
+_NOT_STARTED: Final = "the state was loaded, and the guest had not started yet"
+
 
 class Migrator:
     """Implements ``vhost.device.Migration``. All of it is called from the session's thread."""
@@ -52,11 +54,14 @@ class Migrator:
         self._began = 0.0
         # Of what the last load left for later.
         self.proving: Proving | None = None
+        # What is under way, for the log when the front-end goes; empty outside of a migration.
+        self._under_way = ""
 
     def log_all(self, on: bool) -> None:
         """Begins to collect in the background, or ends that."""
         self._stop_collecting()
         self._capture = None
+        self._under_way = "paths were being collected" if on else ""
         if on:
             self._cancel = threading.Event()
             self._capture = self._new_capture()
@@ -72,6 +77,7 @@ class Migrator:
         self._stop_proving()
         self._capture = None
         self.proving = None
+        self._under_way = ""
 
     def ring_starts(self) -> None:
         """The guest goes on: a save that is still under way would read tables that change below it."""
@@ -80,6 +86,8 @@ class Migrator:
             self._stop_transfer()
         if self.proving is not None:
             self.proving.start()
+        if self._under_way == _NOT_STARTED:
+            self._under_way = ""
 
     def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
         """SET_DEVICE_STATE_FD."""
@@ -92,6 +100,7 @@ class Migrator:
             raise FrontendError("SET_DEVICE_STATE_FD (save) came while a virtqueue is served; stop them all first")
         own = os.dup(fd)
         self._direction = direction
+        self._under_way = f"the state was being {'saved' if direction == SAVE else 'loaded'}"
         self._began = time.monotonic()
         if direction == SAVE:
             self._cancel = threading.Event()
@@ -112,6 +121,7 @@ class Migrator:
             return 1
         outcome = transfer.wait()
         self._transfer = None
+        self._under_way = ""
         if outcome is not Outcome.DONE:
             _LOG.error("The state could not be moved: %s.", transfer.error or outcome.value)
             return 1
@@ -125,6 +135,7 @@ class Migrator:
             restore.run(data)
             if restore.deferred:
                 self.proving = Proving(self._device)
+            self._under_way = _NOT_STARTED
             del data, restore
         # A migration needs a lot of memory for a moment, in large and small pieces between what stays.
         _syscalls.give_memory_back()
@@ -134,6 +145,9 @@ class Migrator:
 
     def close(self) -> None:
         """The connection ended."""
+        if self._under_way:
+            _LOG.warning("Migration: the front-end went away in the middle of it: %s.", self._under_way)
+            self._under_way = ""
         self._stop_collecting()
         self._stop_proving()
         self._stop_transfer()
