@@ -5,6 +5,7 @@ docs/migration-scenarios.md has the same lines through `ferryfs mount`. Here all
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import ExitStack
 from functools import partial
@@ -19,10 +20,8 @@ from ferryfs.wire.vhost_user import Request
 from vm.conftest import MOUNT_POINT, TAG
 from vm.sides import Side, Sides, move
 
-OPTIONS = {
-    "find-paths": ("--migration-mode=find-paths", "--modcaps=+dac_read_search"),
-    "file-handles": ("--migration-mode=file-handles", "--modcaps=+dac_read_search"),
-}
+MODES = ("find-paths", "file-handles")
+MOVES = list(itertools.product(MODES, (BEFORE, COLLECTING, COLLECTED, SAVED)))
 FILES = [f"{change.__name__}/{name}" for change in CHANGES for name in ("src/main.c", "README")]
 # "hold FOLDER" opens all files below it and remembers what is in them. "look FOLDER" sees whether that is so still, and
 # writes to each what the host can tell it by. Every word is answered by a line.
@@ -76,37 +75,40 @@ def arrange(moment: str, source: Side, target: Side, folder: Path) -> None:
         target.at(Request.SET_DEVICE_STATE_FD, act)
 
 
+def options(mode: str) -> list[str]:
+    """Without a sandbox: a daemon sees what is mounted meanwhile."""
+    return ["--sandbox=none", "--modcaps=+dac_read_search", f"--migration-mode={mode}"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mount(2) needs root")
 def test_what_the_host_changes(tmp_path: Path) -> None:
-    """One guest, moved once a moment and mode: it goes on with the very files that it had open."""
+    """One guest, moved once a mode and moment: it goes on with the very files that it had open."""
     shared = tmp_path / "shared"
     shared.mkdir()
     with ExitStack() as stack:
         stack.callback(unmount_below, shared)
         sides = Sides(tmp_path, shared, stack, python=True)
-        source = sides.start("", OPTIONS["find-paths"])
+        source = sides.start("", options(MODES[0]))
         source.guest.check(f"mount -t virtiofs {TAG} {MOUNT_POINT} && mkfifo /tmp/go /tmp/said")
         source.guest.agent.put("/tmp/holder", HOLDER.encode())
         source.guest.agent.start("python3 /tmp/holder")
-        # A daemon's own mode is the one it saves by.
-        for mode in ("find-paths", "file-handles"):
-            for moment in (BEFORE, COLLECTING, COLLECTED, SAVED):
-                folder = shared / f"{mode}-{moment}"
-                for name in FILES:
-                    path = folder / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(f"this is {mode}-{moment}/{name}\n" * 20)
-                theirs = {name: os.open(folder / name, os.O_RDONLY) for name in FILES}
-                for fd in theirs.values():
-                    stack.callback(os.close, fd)
-                assert tell(source.guest, "hold", folder.name) == "held"
-                last = moment == SAVED
-                target = sides.start("defer", OPTIONS["file-handles" if last or mode == "file-handles" else mode])
-                arrange(moment, source, target, folder)
-                move(source, target)
-                assert not (folder / "unlinks" / "src" / "main.c").exists(), "nothing was changed"
-                assert tell(target.guest, "look", folder.name) == "right", moment
-                for name, fd in theirs.items():
-                    words = f"{folder.name}/{name} was here".encode()
-                    assert os.pread(fd, len(words), 0) == words
-                source = target
+        # A daemon's mode is the one that it saves by, so the destination has that of the move after this one.
+        for (mode, moment), (following, _) in zip(MOVES, [*MOVES[1:], MOVES[0]], strict=True):
+            folder = shared / f"{mode}-{moment}"
+            for name in FILES:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"this is {folder.name}/{name}\n" * 20)
+            theirs = {name: os.open(folder / name, os.O_RDONLY) for name in FILES}
+            for fd in theirs.values():
+                stack.callback(os.close, fd)
+            assert tell(source.guest, "hold", folder.name) == "held"
+            target = sides.start("defer", options(following))
+            arrange(moment, source, target, folder)
+            move(source, target)
+            assert not (folder / "unlinks" / "src" / "main.c").exists(), "nothing was changed"
+            assert tell(target.guest, "look", folder.name) == "right", folder.name
+            for name, fd in theirs.items():
+                words = f"{folder.name}/{name} was here".encode()
+                assert os.pread(fd, len(words), 0) == words
+            source = target
