@@ -64,6 +64,10 @@ class Stage:
         self._started.append(backend)
         return self._proxies.enter_context(CuttingProxy(path, backend.socket)), path
 
+    def target_log(self) -> str:
+        """What the last destination has said."""
+        return self._started[-1].log_text()
+
     def play(
         self,
         scenarios: Sequence[Scenario] = (two_files,),
@@ -116,7 +120,7 @@ class Stage:
             self._source = target
             for one in held:
                 one.arrived()
-            warned = "changed at another time than the source's" in self._started[-1].log_text()
+            warned = "changed at another time than the source's" in self.target_log()
             return [WARNED if outcome == WRONG and warned else outcome for outcome in (one.judge() for one in held)]
 
 

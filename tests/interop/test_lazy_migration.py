@@ -11,19 +11,12 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon
 
+from interop.cases import MODES, Way, title
+from interop.changes import CHANGES
+from interop.holdings import HOLDINGS, read_only
 from interop.mounting import PATIENCE_SECONDS, daemon_command, daemon_line, ferryfs, mounted, needs_fuse
-from interop.scenarios import (
-    CHANGES,
-    HOLDINGS,
-    MODES,
-    RIGHT,
-    WRONG,
-    Held,
-    Stage,
-    holdings,
-    host_changes,
-    title,
-)
+from interop.outcomes import RIGHT, WRONG, Held
+from interop.stage import SAVED, Stage
 
 pytestmark = [*needs_fuse, pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")]
 
@@ -81,7 +74,7 @@ def a_busy_host(host: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_what_the_guest_has_cached(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
     """Twice: the second source has not used all that it was told of."""
-    stage = Stage("ferryfsd", mode, tmp_path, start_daemon, ["--cache=always", *LAZY])
+    stage = Stage("ferryfsd", tmp_path, start_daemon, [*Way(mode).options, "--cache=always", *LAZY])
     kept: list[Held] = []
 
     def remembered(guest: Path, host: Path, stack: ExitStack) -> Held:
@@ -90,8 +83,8 @@ def test_what_the_guest_has_cached(mode: str, tmp_path: Path, start_daemon: Star
 
     with stage.set_up():
         for _ in range(2):
-            assert stage.play(remembered, a_busy_host, "between") == RIGHT
-            assert stage.play(remembered) == RIGHT
+            assert stage.play([remembered], a_busy_host, SAVED) == [RIGHT]
+            assert stage.play([remembered]) == [RIGHT]
         assert [held.judge() for held in kept] == [RIGHT] * 4
 
 
@@ -120,10 +113,16 @@ def test_in_a_sandbox(mode: str, sandbox: str, tmp_path: Path, start_daemon: Sta
 @pytest.mark.parametrize("mode", MODES)
 def test_what_the_host_does(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
     """Open files are what they are with eager."""
-    outcomes = host_changes("ferryfsd", mode, "between", tmp_path, start_daemon, LAZY)
-    assert outcomes == {title(change): RIGHT for change in CHANGES}
+    stage = Stage("ferryfsd", tmp_path, start_daemon, [*Way(mode).options, *LAZY])
+    with stage.set_up():
+        outcomes = {title(change): stage.play(change=change, moment=SAVED) for change in CHANGES}
+    assert outcomes == {line: [RIGHT] for line in outcomes}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_the_guest_holds(mode: str, tmp_path: Path, start_daemon: StartDaemon) -> None:
-    assert holdings("ferryfsd", mode, tmp_path, start_daemon, LAZY) == {title(one): RIGHT for one in HOLDINGS}
+    stage = Stage("ferryfsd", tmp_path, start_daemon, [*Way(mode).options, *LAZY])
+    writable = [scenario for scenario in HOLDINGS if scenario is not read_only]
+    with stage.set_up():
+        outcomes = {title(scenario): stage.play([scenario]) for scenario in writable}
+    assert outcomes == {line: [RIGHT] for line in outcomes}

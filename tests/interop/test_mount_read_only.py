@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon
 
+from interop.cases import MODES
 from interop.mounting import daemon_command, daemon_line, ferryfs, mounted, needs_fuse
-from interop.scenarios import MODES
 
 pytestmark = needs_fuse
 

@@ -8,7 +8,8 @@ import pytest
 from daemons import StartDaemon
 
 from interop.mounting import needs_fuse
-from interop.scenarios import REFUSED, RIGHT, Both, Stage
+from interop.outcomes import REFUSED, RIGHT
+from interop.stage import SAVED, Stage
 
 pytestmark = needs_fuse
 
@@ -35,8 +36,8 @@ def test_search_limit(
     option: tuple[str, ...], outcome: str, says: str, tmp_path: Path, start_daemon: StartDaemon
 ) -> None:
     """The host moves an open file between save and load. Refused means that the guest goes on at the source."""
-    stage = Stage("ferryfsd", "find-paths", tmp_path, start_daemon, ["--modcaps=-dac_read_search", *option])
+    stage = Stage("ferryfsd", tmp_path, start_daemon, ["--modcaps=-dac_read_search", *option])
     with stage.set_up():
-        assert stage.play(Both, moves_far, "between") == outcome
+        assert stage.play(change=moves_far, moment=SAVED) == [outcome]
     assert says in stage.target_log()
     assert ("by a search" in stage.target_log()) == bool(says)
