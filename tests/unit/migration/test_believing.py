@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts
 
 from ferryfs.migration import folders, stream
 from ferryfs.migration.collect import ground
@@ -26,7 +27,6 @@ from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 from ferryfs.migration.trailer_records import FileSystemIdentity, Mount, Mounts, Record
 from ferryfs.passthrough.config import MigrationConfig
 from ferryfs.wire.fuse import ATTR_OUT, Op
-from migration.namespaces import needs_mounts
 from migration.sides import GUEST_ERROR, MODES, Side, loaded, mode_of
 
 pytestmark = [

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 from engine_guest import Call
+from namespaces import needs_mounts
 
 from ferryfs.migration import deferred, identity, stream
 from ferryfs.migration.state import ByHandle, Inode, StateV2, body
 from ferryfs.migration.trailer_identities import InodeIdentities
 from ferryfs.passthrough.config import HandleMode, MigrationConfig, RestoreMode, ShareConfig
 from ferryfs.wire.fuse import ATTR_OUT, DIRENT, ENTRY_OUT, OPEN_OUT, READ_IN, Op, direntplus_size
-from migration.namespaces import needs_mounts
 from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, moved, refusal
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")
