@@ -91,6 +91,15 @@ def held(daemons: Daemons) -> Table:
     return Table(["", *(f"{daemon}, {mode}" for daemon, mode in columns)], rows)
 
 
+def held_ways(daemons: Daemons) -> Table:
+    """All of that, by all options."""
+    rows = []
+    for way in WAYS:
+        cases = [Case(way, scenario=scenario) for scenario in HOLDINGS]
+        rows.append((str(way), [Cell([daemon], cases) for daemon in daemons]))
+    return Table(["mode, on-error, checks", *daemons], rows)
+
+
 def held_elsewhere(mode: str, daemons: Daemons) -> Table:
     """The same, to another directory, where what is lost is an error for the guest."""
     rows = []
@@ -115,6 +124,7 @@ def elsewhere(where: str, daemons: Daemons) -> Table:
 TABLES: dict[str, Callable[[Daemons], Table]] = {
     **{moment: partial(changed, moment) for moment in TIMES},
     "held": held,
+    "held, by all options": held_ways,
     **{f"held, {mode}": partial(held_elsewhere, mode) for mode in MODES},
     "ways": ways,
     **{where: partial(elsewhere, where) for where in PLACES},
