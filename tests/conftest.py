@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from daemons import StartDaemon, daemons
 from leaks import Snapshot, keep_apart, left_over, snapshot
@@ -36,6 +37,9 @@ def _allowed_skips() -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skips] = _allowed_skips()
     keep_apart()
+    # How long an example takes is the machine's matter.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
