@@ -14,6 +14,9 @@ CHEAP: Final = ("getattr", "lookup hit", "readlink", "read 4k", "write 4k")
 TREE: Final = ("git status", "find", "diff -r", "make", "npm tree")
 SWITCHES: Final = ", switches"
 """What the case of a workload ends with that was run with --negative-timeout."""
+LAZY: Final = ", lazy"
+"""What the row of a migration ends with whose destination has --migration-restore=lazy."""
+MANY_INODES: Final = 100_000
 BARE_SHARE_MOST: Final = 0.3
 FRONT_END_MOST: Final = 0.85
 
@@ -156,6 +159,17 @@ def _of_scale(run: Run, metric: str, limit: float) -> Iterator[Check]:
                 yield Check(_at(point), ours.median(metric), limit, at_least=False)
 
 
+def _migration(run: Run, metric: str, limit: float, *, lazy: bool = False) -> Iterator[Check]:
+    for point, ours, anchor in _pairs(run, "migration", metric, lowest=True):
+        if point.row.endswith(LAZY) is lazy and int(point.case.replace(",", "")) >= MANY_INODES:
+            yield Check(_at(point), ours.ratio(anchor, metric), limit, at_least=False)
+
+
+def _collecting(run: Run) -> Iterator[Check]:
+    """By paths: with file handles a reference daemon collects nothing."""
+    return (check for check in _migration(run, "collect_cpu_ms", 0.1) if check.where.startswith("find-paths"))
+
+
 BARS: Final = (
     Bar("processor time above the bare system calls, 16 in flight", "at most 0.3 of the faster one's", _above_bare),
     Bar("processor time of getattr, lookup hit, readlink, 4k, 16 in flight", "at most 0.5 of its", _total_cpu),
@@ -185,4 +199,7 @@ BARS: Final = (
     Bar("memory of an idle share, MiB", "at most 25", lambda run: _of_scale(run, "idle_mib", 25.0)),
     Bar("bytes an inode", "at most 150", lambda run: _of_scale(run, "bytes_per_inode", 150.0)),
     Bar("start to ready, ms", "at most 120", lambda run: _of_scale(run, "ready_ms", 120.0)),
+    Bar("downtime of a migration", "at most a quarter", lambda run: _migration(run, "downtime_ms", 0.25)),
+    Bar("the same, lazy", "at most a fifteenth", lambda run: _migration(run, "downtime_ms", 1 / 15, lazy=True)),
+    Bar("processor time of collecting paths", "at most a tenth", _collecting),
 )

@@ -55,6 +55,16 @@ def pages(size: int) -> list[int]:
     return [PAGE] * (size // PAGE) + ([size % PAGE] if size % PAGE else [])
 
 
+def start_daemon(command: str, socket: Path) -> DaemonProcess:
+    """Starts a daemon under measurement. End it.
+
+    What it says when nothing is wrong is in nobody's way; its last words are in the error where something is. What is
+    meant for our interpreter would have ferryfsd start its own a second time, without it.
+    """
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return DaemonProcess(command, str(socket), io.StringIO(), environ)
+
+
 class BenchGuest:
     """One daemon that was started by ``command`` and serves queues of ours: the high-priority one and so many request
     queues. Close it.
@@ -64,10 +74,7 @@ class BenchGuest:
         self.name = name
         self.command = command
         began = time.monotonic()
-        # What it says when nothing is wrong is in nobody's way; its last words are in the error where something is.
-        # What is meant for our interpreter would have ferryfsd start its own a second time, without it.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        self.daemon = DaemonProcess(command, str(folder / f"{name}.sock"), io.StringIO(), environ)
+        self.daemon = start_daemon(command, folder / f"{name}.sock")
         with contextlib.ExitStack() as undo:
             undo.callback(self.daemon.end)
             client = self.daemon.connect()

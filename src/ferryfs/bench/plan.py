@@ -27,11 +27,12 @@ class Daemon:
         """The command for a share, with more options."""
         return shlex.join([word.replace("{share}", str(share)) for word in shlex.split(self.command)] + list(options))
 
-    def line_for_many(self, share: Path) -> str:
+    def line_for_many(self, share: Path, *options: str) -> str:
         """The same for more inodes than there can be open files: virtiofsd keeps one open for each, unless it is told
         to use file handles.
         """
-        return self.line(share, *(["--inode-file-handles=prefer"] if "virtiofsd" in self.command else []))
+        by_handle = ["--inode-file-handles=prefer"] if "virtiofsd" in self.command else []
+        return self.line(share, *by_handle, *options)
 
 
 @dataclass(slots=True)

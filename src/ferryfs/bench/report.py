@@ -98,7 +98,11 @@ def tables(run: Run, of: str) -> list[tuple[str, Table]]:
     return [(column.title, _by_subject(run, points, column)) for column in columns]
 
 
-METRIC_TITLES: Final = {"scale": "Memory and cost of many inodes", "start": "Start and memory of daemons"}
+METRIC_TITLES: Final = {
+    "scale": "Memory and cost of many inodes",
+    "start": "Start and memory of daemons",
+    "migration": "Downtime and cost of a migration",
+}
 
 
 def _by_subject(run: Run, points: list[Point], column: Column) -> Table:

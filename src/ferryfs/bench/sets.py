@@ -35,6 +35,7 @@ _MODULES: Final = {
     "head-of-line": "head_of_line",
     "scale": "scale",
     "start": "start",
+    "migration": "migration",
 }
 NAMES: Final = tuple(_MODULES)
 

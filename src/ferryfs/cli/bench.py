@@ -31,6 +31,7 @@ SHOWN: Final = (
     "each_mib",
     "forget_us",
     "readdirplus_new_entry_us",
+    "downtime_ms",
 )
 
 
