@@ -18,14 +18,12 @@ from ferryfs.engine.handles cimport handles_close, handles_init
 from ferryfs.engine.inodes cimport CLOCK_SIZE_MAX, inodes_close, inodes_init
 from ferryfs.engine.ops_session cimport session_end
 from ferryfs.engine.policy cimport policy_free, policy_init
+from ferryfs.engine.rings cimport ring_close, ring_finish, ring_init, ring_pause, ring_resume, ring_set_kick
 from ferryfs.engine.server cimport (
     CACHE_ALWAYS, CACHE_AUTO, CACHE_METADATA, CACHE_NEVER, TERNARY_ALWAYS, TERNARY_AUTO, TERNARY_NEVER, Server, Settings,
 )
 from ferryfs.engine.sys cimport F_GETFL, O_NONBLOCK, fcntl, getegid, geteuid
-from ferryfs.engine.workers cimport (
-    DEFAULT_BLOCKED, MAX_RINGS, Pool, Ring, pool_close, pool_init, ring_close, ring_finish, ring_init, ring_pause, ring_resume,
-    ring_set_kick,
-)
+from ferryfs.engine.workers cimport DEFAULT_BLOCKED, MAX_RINGS, Pool, Ring, pool_close, pool_init
 from ferryfs.ring.memory cimport GuestMemory
 from ferryfs.ring.queue cimport MAX_QUEUE_SIZE, VRING_F_LOG, queue_attach, queue_detach
 

@@ -16,7 +16,7 @@ from ferryfs.engine.ops_lookup cimport op_batch_forget, op_forget, op_lookup
 from ferryfs.engine.ops_open cimport op_flush, op_open, op_opendir, op_release
 from ferryfs.engine.ops_session cimport op_destroy, op_init
 from ferryfs.engine.ops_xattrs cimport op_getxattr, op_listxattr, op_removexattr, op_setxattr
-from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, OUT_HEADER, Handler, Request
+from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, OUT_HEADER, PUT_OFF, SERVED_LATER, Handler, Request
 from ferryfs.engine.sys cimport snprintf
 from ferryfs.ring.chain cimport chain_read, chain_write
 
@@ -137,7 +137,7 @@ cdef int run(Request *request, const Operation *op) noexcept nogil:
 
 
 cdef uint32_t serve(Request *request) noexcept nogil:
-    """Serves the request in request.chain; how many writable bytes the answer has (0: there is none).
+    """Serves the request in request.chain; how many writable bytes the answer has (0: there is none), or SERVED_LATER.
 
     A request that makes no sense gets an error where the guest left room for one, and is dropped otherwise; both are noted.
     """
@@ -168,6 +168,8 @@ cdef uint32_t serve(Request *request) noexcept nogil:
             complain(request, "no room for an answer")
             return 0
         result = run(request, op)
+        if result == PUT_OFF:
+            return SERVED_LATER
         if op.flags & SILENT:
             return 0
     if writable < OUT_HEADER:

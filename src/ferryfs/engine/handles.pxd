@@ -34,11 +34,12 @@ cdef struct DirStream:
     uint32_t carried_count
 
 
-# Guarded by HandleTable.lock, but for fd, inode, dir and id, which never change while it is used.
+# Guarded by HandleTable.lock, but for fd, inode, dir and id, which never change while it is used, and read_end, which is a hint.
 cdef struct Handle:
     uint64_t id                 # fh. In a free slot `users` is the next free one
     Inode *inode                # counted there as one of its opens
     DirStream *dir              # of a directory
+    uint64_t read_end           # of the last READ
     int fd
     int flags                   # the guest's open flags in force, without O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY
     uint32_t users              # requests that use it now

@@ -1,7 +1,9 @@
 """READ and WRITE: straight between the file and guest memory, no copy.
 
 A READ first takes what is in the host's page cache (RWF_NOWAIT). What is missing is read by calls that may wait, after the worker
-has had the chance to hand its queue on. A short answer is given for the end of the file only: the guest takes it for that.
+has had the chance to hand its queue on; or, where reads are scattered, the disk is told to fetch it, and the READ is served again by
+another thread that may wait for it: so all of a guest's cold reads are under way at once, and few threads have to wake.
+A short answer is given for the end of the file only: the guest takes it for that.
 """
 
 from libc.errno cimport EAGAIN, EBADF, EFBIG, EINTR, EINVAL, EISDIR, EOPNOTSUPP, EROFS, errno
@@ -15,9 +17,10 @@ from ferryfs.engine.handles cimport (
 )
 from ferryfs.engine.ops_open cimport kept_flags
 from ferryfs.engine.request cimport reply
-from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, Request, Server
+from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport (
-    F_GETFL, F_SETFL, O_APPEND, O_DIRECT, RWF_APPEND, RWF_NOWAIT, fcntl, pread, preadv2, pwrite, pwritev2,
+    F_GETFL, F_SETFL, O_APPEND, O_DIRECT, POSIX_FADV_WILLNEED, RWF_APPEND, RWF_NOWAIT, fcntl, posix_fadvise, pread, preadv2,
+    pwrite, pwritev2,
 )
 from ferryfs.ring.chain cimport chain_slice, iovec
 
@@ -95,6 +98,18 @@ cdef inline ssize_t write_file(int fd, const iovec *windows, int count, long off
     return pwritev2(fd, windows, count, offset, flags)
 
 
+cdef bint fetch(Request *request, const Handle *handle, const ReadIn *args, bint in_sequence) noexcept nogil:
+    """Has the disk read what a READ wants, without waiting for it; whether that is of use.
+
+    In sequence it is not: the kernel reads ahead for who waits, and does not for who asks like this.
+    """
+    if in_sequence or request.patient:
+        return False
+    if handle.flags & O_DIRECT and request.server.settings.allow_direct_io:
+        return False
+    return request.may_put_off(request) and posix_fadvise(handle.fd, <long>args.offset, args.size, POSIX_FADV_WILLNEED) == 0
+
+
 cdef int op_read(Request *request) noexcept nogil:
     cdef Server *server = request.server
     cdef Handle *handle
@@ -104,11 +119,14 @@ cdef int op_read(Request *request) noexcept nogil:
     cdef int count
     cdef int flags
     cdef int result = 0
+    cdef bint in_sequence
     memcpy(&args, request.args, sizeof(args))
     handle = io_handle(request, &args, &result)
     if handle == NULL:
         return result
     flags = 0 if handle.state & HANDLE_NO_NOWAIT else RWF_NOWAIT
+    in_sequence = args.offset == handle.read_end
+    handle.read_end = args.offset + args.size
     if args.size > request.room:
         args.size = request.room
     while done < args.size:
@@ -131,6 +149,9 @@ cdef int op_read(Request *request) noexcept nogil:
             continue
         if flags and (errno == EAGAIN or errno == EOPNOTSUPP or errno == EINVAL):
             if errno == EAGAIN:
+                if done == 0 and fetch(request, handle, &args, in_sequence):
+                    result = PUT_OFF
+                    break
                 request.may_block(request)
             else:
                 handle_set_state(&server.handles, handle, HANDLE_NO_NOWAIT)

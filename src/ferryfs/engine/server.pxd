@@ -86,11 +86,18 @@ cdef struct Request:
     iovec *iovecs               # MAX_IOVECS
     int queue                   # for log lines
     int settled                 # the thread has a working directory and a umask of its own (creds.settle)
+    int patient                 # it was put off: it is to be served now, however long it takes
     void *worker
     void (*may_block)(Request *) noexcept nogil     # called before a system call that is known to wait
+    bint (*may_put_off)(Request *) noexcept nogil   # whether another thread had better serve it (PUT_OFF); not when `patient`
 
 
 ctypedef int (*Handler)(Request *) noexcept nogil
+
+
+cdef enum:
+    PUT_OFF = -0x10000          # of a handler: nothing is answered, serve it again where it may wait. No errno is that low
+    SERVED_LATER = 0xffffffff   # of serve(): the same
 
 
 cdef enum:

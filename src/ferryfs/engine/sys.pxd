@@ -34,6 +34,8 @@ cdef extern from "fcntl.h" nogil:
     int openat(int dirfd, const char *path, int flags, ...)
     int fcntl(int fd, int cmd, ...)
     int fallocate(int fd, int mode, off_t offset, off_t len)
+    int posix_fadvise(int fd, off_t offset, off_t len, int advice)
+    int POSIX_FADV_WILLNEED
     struct file_handle:
         unsigned int handle_bytes
         int handle_type

@@ -1,9 +1,9 @@
 # Threads that serve virtqueues. See workers.pyx for how a queue is handed from one to another.
 from libc.stdint cimport uint32_t, uint64_t
 
-from ferryfs.engine.server cimport Request, Server
+from ferryfs.engine.jobs cimport Job
+from ferryfs.engine.server cimport Server
 from ferryfs.engine.threads cimport pthread_cond_t, pthread_mutex_t, pthread_t
-from ferryfs.ring.chain cimport Chain
 from ferryfs.ring.memory cimport MemoryTable
 from ferryfs.ring.queue cimport Queue
 
@@ -45,14 +45,15 @@ cdef struct Ring:
 
 cdef struct Worker:
     Pool *pool
+    Job *job                        # what it serves, or is to load the next request into
     pthread_t thread
     pthread_cond_t wake             # with Pool.lock: ring was set, or the pool closes
     Ring *ring                      # to lead; set by whoever takes it from the spares
+    int finishes                    # it serves what was put off, instead of leading
+    Ring *answered                  # a ring where it may have left answers unannounced, while it finishes
     Worker *next_spare
     uint64_t sequence               # odd: inside of a request. Written by the worker, read by the monitor
     uint64_t seen                   # the monitor's
-    Chain chain
-    Request request
 
 
 cdef struct Pool:
@@ -63,6 +64,14 @@ cdef struct Pool:
     Ring *rings
     int ring_count
     Worker *spares
+    Job *free_jobs
+    int job_count                   # beyond one a worker, free or not
+    Job *put_off                    # each has its ring as `owner`; to be served by finishers, first come first served
+    Job **put_off_end
+    int put_off_count               # read without the lock: a hint
+    int finishers                   # workers that do so now
+    uint64_t finished               # requests that they have answered; read without the lock
+    uint64_t finished_seen          # the monitor's
     Worker **workers                # all, to be joined
     int worker_count
     int max_workers
@@ -74,9 +83,8 @@ cdef struct Pool:
 
 cdef int pool_init(Pool *pool, Server *server, MemoryTable *memory, Ring *rings, int ring_count, int max_blocked) noexcept nogil
 cdef void pool_close(Pool *pool) noexcept nogil
-cdef int ring_init(Ring *ring, Pool *pool, int index) noexcept nogil
-cdef void ring_close(Ring *ring) noexcept nogil
-cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil
-cdef void ring_finish(Ring *ring) noexcept nogil
-cdef void ring_pause(Ring *ring) noexcept nogil
-cdef int ring_resume(Ring *ring) noexcept nogil
+
+# For rings.pyx; under the ring's lock but for start_monitor, which is called under the pool's.
+cdef bint may_run(const Ring *ring) noexcept nogil
+cdef bint hand_on(Ring *ring) noexcept nogil
+cdef int start_monitor(Pool *pool) noexcept nogil

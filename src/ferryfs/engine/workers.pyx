@@ -2,10 +2,14 @@
 
 Each ring that runs has one leader: it takes requests, serves them, publishes the answers, and sleeps when there is nothing. When
 its request waits (fsync, a cold read, a slow lookup), the ring is handed to a spare worker, which leads from then on; the old leader
-publishes its one answer when it has it, and becomes a spare. Nothing is queued between threads, so the common case costs one lock.
+publishes its one answer when it has it, and becomes a spare. The common case is queued nowhere and costs one lock.
 
 Who hands on: the leader itself, when it knows that its call will wait (may_block); else the monitor, a thread that looks every
 TICK_NS whether a leader is still inside the request of the tick before.
+
+A request that is under way without anybody's waiting (a scattered cold READ, which the disk is fetching) is put off instead: it goes
+into a queue, and the leader on to the next one. A finisher serves what is in this queue again, from the beginning, in its order; one is
+enough while it gets on, and then it hardly ever sleeps. The monitor calls one more when none has answered between two looks.
 
 1. the leader takes a request, 2. GET_VRING_BASE sets `pauses` and waits, 3. the leader would take another one: so `pauses` is looked
 at under the ring's lock before each pop, and the waiter is only let go when neither a leader nor a request is left.
@@ -15,16 +19,17 @@ edge-triggered, so a kick since the last sleep ends the next one at once; nothin
 """
 
 from libc.errno cimport ENOMEM, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 from posix.time cimport timespec
 
 from ferryfs.engine.creds cimport settle
 from ferryfs.engine.dispatch cimport is_slow, serve
 from ferryfs.engine.events cimport EVENT_BAD_CHAIN, EVENT_BROKEN_RING, EVENT_TROUBLE, event_post
-from ferryfs.engine.server cimport MAX_ARGS, MAX_IOVECS, SCRATCH, Request, Server
-from ferryfs.engine.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, write
+from ferryfs.engine.jobs cimport Job, free_job, make_job
+from ferryfs.engine.server cimport SERVED_LATER, Request, Server
+from ferryfs.engine.sys cimport write
 from ferryfs.engine.threads cimport (
     SIG_SETMASK, SIGBUS_, SIGSEGV_, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t,
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_wait, pthread_create,
@@ -34,23 +39,16 @@ from ferryfs.engine.threads cimport (
 from ferryfs.ring.atomics cimport (
     ferry_load_int, ferry_load_own_u64, ferry_load_pointer, ferry_store_int, ferry_store_own_u64, ferry_store_pointer,
 )
-from ferryfs.ring.chain cimport CHAIN_OK, chain_free, chain_init, chain_mark, iovec
+from ferryfs.ring.chain cimport chain_mark
 from ferryfs.ring.queue cimport (
-    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_offered, queue_pop, queue_push, queue_rest, queue_should_notify, queue_wake,
+    QUEUE_BAD_CHAIN, QUEUE_BROKEN, QUEUE_EMPTY, queue_has_more, queue_pop, queue_push, queue_rest, queue_should_notify, queue_wake,
 )
 
 
 cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data_t:
-        int fd
     struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+        pass
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
-    uint32_t EPOLLIN, EPOLLET
 
 cdef extern from "poll.h" nogil:
     struct pollfd:
@@ -105,11 +103,25 @@ cdef bint may_run(const Ring *ring) noexcept nogil:
 cdef void on_may_block(Request *request) noexcept nogil:
     cdef Worker *worker = <Worker *>request.worker
     cdef Ring *ring = worker.ring
+    if worker.finishes:
+        announce_finished(worker)
+        return
     # Also when nothing lies in the ring yet: what comes next would wait for the monitor to look twice.
     pthread_mutex_lock(&ring.lock)
     if ring.leader == worker and may_run(ring):
         hand_on(ring)
     pthread_mutex_unlock(&ring.lock)
+
+
+cdef bint on_may_put_off(Request *request) noexcept nogil:
+    """Whether others wait or would wait behind it: a request alone is answered sooner by who has it."""
+    cdef Worker *worker = <Worker *>request.worker
+    cdef Ring *ring = worker.ring
+    cdef bint others
+    pthread_mutex_lock(&ring.lock)
+    others = ring.leader == worker and (ring.in_flight > 1 or queue_has_more(&ring.queue))
+    pthread_mutex_unlock(&ring.lock)
+    return others
 
 
 cdef Worker *make_worker(Pool *pool) noexcept nogil:
@@ -129,21 +141,13 @@ cdef Worker *make_worker(Pool *pool) noexcept nogil:
         return NULL
     pool.workers = <Worker **>block
     worker.pool = pool
-    worker.request.server = pool.server
-    worker.request.chain = &worker.chain
-    worker.request.worker = worker
-    worker.request.may_block = on_may_block
-    # One byte more than MAX_ARGS: the NUL behind the arguments.
-    worker.request.args = <char *>malloc(MAX_ARGS + 1)
-    worker.request.scratch = <unsigned char *>malloc(SCRATCH)
-    worker.request.iovecs = <iovec *>malloc(MAX_IOVECS * sizeof(iovec))
+    worker.job = make_job(pool.server, on_may_block, on_may_put_off)
     pthread_cond_init(&worker.wake, NULL)
     pthread_attr_init(&attributes)
     pthread_attr_setstacksize(&attributes, STACK_SIZE)
-    failed = (
-        worker.request.args == NULL or worker.request.scratch == NULL or worker.request.iovecs == NULL
-        or chain_init(&worker.chain) != CHAIN_OK or pthread_create(&worker.thread, &attributes, work, worker) != 0
-    )
+    if worker.job != NULL:
+        worker.job.request.worker = worker
+    failed = worker.job == NULL or pthread_create(&worker.thread, &attributes, work, worker) != 0
     pthread_attr_destroy(&attributes)
     if failed:
         free_worker(worker)
@@ -155,11 +159,17 @@ cdef Worker *make_worker(Pool *pool) noexcept nogil:
 
 cdef void free_worker(Worker *worker) noexcept nogil:
     pthread_cond_destroy(&worker.wake)
-    chain_free(&worker.chain)
-    free(worker.request.args)
-    free(worker.request.scratch)
-    free(worker.request.iovecs)
+    free_job(worker.job)
     free(worker)
+
+
+cdef Worker *take_spare(Pool *pool) noexcept nogil:
+    """A worker with nothing to do, or a new one; NULL when there is none to be had. Under Pool.lock."""
+    cdef Worker *worker = pool.spares
+    if worker == NULL:
+        return make_worker(pool)
+    pool.spares = worker.next_spare
+    return worker
 
 
 cdef bint hand_on(Ring *ring) noexcept nogil:
@@ -167,13 +177,7 @@ cdef bint hand_on(Ring *ring) noexcept nogil:
     cdef Pool *pool = ring.pool
     cdef Worker *worker
     pthread_mutex_lock(&pool.lock)
-    if pool.closing:
-        worker = NULL
-    elif pool.spares != NULL:
-        worker = pool.spares
-        pool.spares = worker.next_spare
-    else:
-        worker = make_worker(pool)
+    worker = NULL if pool.closing else take_spare(pool)
     if worker != NULL:
         worker.ring = ring
         pthread_cond_signal(&worker.wake)
@@ -197,24 +201,33 @@ cdef void wake_monitor(Pool *pool) noexcept nogil:
         pthread_mutex_unlock(&pool.lock)
 
 
+cdef void answer(Ring *ring, Job *job, uint32_t written) noexcept nogil:
+    """Publishes an answer; under the ring's lock."""
+    chain_mark(&job.chain, ring.pool.memory, job.request.touched if job.request.touched > written else written)
+    queue_push(&ring.queue, ring.pool.memory, job.chain.head, written)
+    ring.unannounced += 1
+    ring.in_flight -= 1
+
+
 cdef void serve_one(Ring *ring, Worker *worker) noexcept nogil:
     """Serves the request in the worker's chain; called and left with the ring's lock, which is free meanwhile."""
     cdef uint32_t written
-    cdef uint64_t touched
     ring.in_flight += 1
-    if ring.unannounced and is_slow(&worker.request):
+    if ring.unannounced and is_slow(&worker.job.request):
         announce(ring)
     pthread_mutex_unlock(&ring.lock)
-    worker.request.queue = ring.index
+    worker.job.request.queue = ring.index
     ferry_store_own_u64(&worker.sequence, worker.sequence + 1)
-    written = serve(&worker.request)
+    written = serve(&worker.job.request)
+    if written == SERVED_LATER and not put_off(ring, worker):
+        worker.job.request.patient = True
+        written = serve(&worker.job.request)
+        worker.job.request.patient = False
     ferry_store_own_u64(&worker.sequence, worker.sequence + 1)
-    touched = worker.request.touched if worker.request.touched > written else written
     pthread_mutex_lock(&ring.lock)
-    chain_mark(&worker.chain, ring.pool.memory, touched)
-    queue_push(&ring.queue, ring.pool.memory, worker.chain.head, written)
-    ring.unannounced += 1
-    ring.in_flight -= 1
+    if written == SERVED_LATER:
+        return
+    answer(ring, worker.job, written)
     if ring.unannounced >= ANNOUNCE_AT or ring.leader != worker:
         announce(ring)
     if ring.in_flight == 0 and ring.pauses:
@@ -252,7 +265,7 @@ cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
             ferry_store_pointer(<void **>&ring.leader, NULL)
             pthread_cond_broadcast(&ring.calm)
             break
-        got = queue_pop(&ring.queue, ring.pool.memory, &worker.chain)
+        got = queue_pop(&ring.queue, ring.pool.memory, &worker.job.chain)
         if ring.finishing:
             pthread_cond_broadcast(&ring.calm)
         if got == QUEUE_EMPTY:
@@ -266,7 +279,7 @@ cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
             break_ring(ring)
         elif got == QUEUE_BAD_CHAIN:
             event_post(&ring.pool.server.events, EVENT_BAD_CHAIN, ring.index, ring.queue.fault, "")
-            queue_push(&ring.queue, ring.pool.memory, worker.chain.head, 0)
+            queue_push(&ring.queue, ring.pool.memory, worker.job.chain.head, 0)
             ring.unannounced += 1
         else:
             serve_one(ring, worker)
@@ -299,17 +312,150 @@ cdef void *work(void *argument) noexcept nogil:
     sigdelset(&signals, SIGSEGV_)
     pthread_sigmask(SIG_SETMASK, &signals, NULL)
     pthread_setname_np(pthread_self(), "ferry-worker")
-    if settle(&worker.request) < 0:
+    if settle(&worker.job.request) < 0:
         event_post(&pool.server.events, EVENT_TROUBLE, -1, errno, "a worker could not get its own working directory")
     while True:
         pthread_mutex_lock(&pool.lock)
-        while worker.ring == NULL and not pool.closing:
+        while worker.ring == NULL and not worker.finishes and not pool.closing:
             pthread_cond_wait(&worker.wake, &pool.lock)
         ring = worker.ring
         pthread_mutex_unlock(&pool.lock)
-        if ring == NULL:
+        if worker.finishes:
+            finish(worker)
+        elif ring != NULL:
+            lead(ring, worker)
+        else:
             return NULL
-        lead(ring, worker)
+
+
+# ---- what was put off ------------------------------------------------------------------------------------------------------
+
+
+cdef void give_job(Worker *worker, Job *job) noexcept nogil:
+    """Makes it the worker's, which may have settled: that is the thread's."""
+    job.request.settled = worker.job.request.settled
+    job.request.worker = worker
+    worker.job = job
+
+
+cdef bint call_finisher(Pool *pool) noexcept nogil:
+    """One more worker serves what is put off; False when there is none to be had. Under Pool.lock."""
+    cdef Worker *worker = NULL if pool.closing else take_spare(pool)
+    if worker == NULL:
+        return False
+    worker.finishes = True
+    pool.finishers += 1
+    pthread_cond_signal(&worker.wake)
+    return True
+
+
+cdef bint put_off(Ring *ring, Worker *worker) noexcept nogil:
+    """Leaves the worker's request to a finisher and gives the worker another job; False when that can't be.
+
+    One finisher is enough while it gets on, for the disk is at work on all of them already. The monitor calls more.
+
+    1. a finisher finds the queue empty, 2. a request is put off, 3. the finisher goes to the spares and nobody serves it: so both
+    look at the queue and at `finishers` under Pool.lock.
+    """
+    cdef Pool *pool = ring.pool
+    cdef Job *job = NULL
+    pthread_mutex_lock(&pool.lock)
+    if pool.finishers > 0 or call_finisher(pool):
+        job = pool.free_jobs
+        if job != NULL:
+            pool.free_jobs = job.next
+        elif pool.job_count < pool.max_workers:
+            job = make_job(pool.server, on_may_block, on_may_put_off)
+            pool.job_count += job != NULL
+    if job != NULL:
+        worker.job.owner = ring
+        worker.job.next = NULL
+        pool.put_off_end[0] = worker.job
+        pool.put_off_end = &worker.job.next
+        ferry_store_int(&pool.put_off_count, pool.put_off_count + 1)
+        give_job(worker, job)
+    pthread_mutex_unlock(&pool.lock)
+    return job != NULL
+
+
+cdef void announce_finished(Worker *worker) noexcept nogil:
+    """Tells the guest of what this finisher has answered, before it waits or does something else."""
+    cdef Ring *ring = worker.answered
+    worker.answered = NULL
+    if ring != NULL:
+        pthread_mutex_lock(&ring.lock)
+        if ring.unannounced:
+            announce(ring)
+        pthread_mutex_unlock(&ring.lock)
+
+
+cdef void finish_one(Worker *worker, Job *job) noexcept nogil:
+    """Serves a request that was put off, and answers it."""
+    cdef Ring *ring = <Ring *>job.owner
+    cdef uint32_t written
+    if worker.answered != ring:
+        announce_finished(worker)
+    job.request.patient = True
+    written = serve(&job.request)
+    job.request.patient = False
+    pthread_mutex_lock(&ring.lock)
+    answer(ring, job, written)
+    worker.answered = ring
+    # 1. a finisher leaves an answer unannounced, 2. the ring is paused and calm, 3. the guest is told when all has stopped.
+    if ring.unannounced >= ANNOUNCE_AT or ring.in_flight == 0 or ring.pauses:
+        announce(ring)
+        worker.answered = NULL
+    if ring.in_flight == 0 and ring.pauses:
+        pthread_cond_broadcast(&ring.calm)
+    pthread_mutex_unlock(&ring.lock)
+
+
+cdef void finish(Worker *worker) noexcept nogil:
+    """Serves what was put off until nothing is left, and joins the spares."""
+    cdef Pool *pool = worker.pool
+    cdef Job *own = worker.job
+    cdef Job *job
+    while True:
+        pthread_mutex_lock(&pool.lock)
+        if worker.job != own:
+            worker.job.next = pool.free_jobs
+            pool.free_jobs = worker.job
+            ferry_store_own_u64(&pool.finished, pool.finished + 1)
+            give_job(worker, own)
+        job = pool.put_off
+        if job == NULL and worker.answered == NULL:
+            break
+        if job != NULL:
+            pool.put_off = job.next
+            if job.next == NULL:
+                pool.put_off_end = &pool.put_off
+            ferry_store_int(&pool.put_off_count, pool.put_off_count - 1)
+            give_job(worker, job)
+        pthread_mutex_unlock(&pool.lock)
+        if job == NULL:
+            announce_finished(worker)
+        else:
+            finish_one(worker, job)
+    worker.finishes = False
+    pool.finishers -= 1
+    worker.next_spare = pool.spares
+    pool.spares = worker
+    pthread_mutex_unlock(&pool.lock)
+
+
+cdef bint look_at_put_off(Pool *pool) noexcept nogil:
+    """Whether anything is put off; calls one finisher more when none has answered since the last look."""
+    cdef uint64_t finished
+    if not ferry_load_int(&pool.put_off_count):
+        return False
+    finished = ferry_load_own_u64(&pool.finished)
+    if finished == pool.finished_seen:
+        pthread_mutex_lock(&pool.lock)
+        if pool.put_off != NULL:
+            call_finisher(pool)
+        pthread_mutex_unlock(&pool.lock)
+    pool.finished_seen = finished
+    return True
 
 
 # ---- the monitor -----------------------------------------------------------------------------------------------------------
@@ -376,6 +522,8 @@ cdef void *watch(void *argument) noexcept nogil:
             if ferry_load_int(&pool.rings[i].started):
                 seen = look_at(&pool.rings[i])
                 most = seen if seen > most else most
+        if look_at_put_off(pool):
+            most = SEEN_INSIDE
         quiet = 0 if most != SEEN_IDLE else quiet + 1
 
 
@@ -391,6 +539,7 @@ cdef int pool_init(
     pool.rings = rings
     pool.ring_count = ring_count
     pool.max_workers = ring_count + max_blocked
+    pool.put_off_end = &pool.put_off
     return 0
 
 
@@ -410,6 +559,7 @@ cdef int start_monitor(Pool *pool) noexcept nogil:
 
 cdef void pool_close(Pool *pool) noexcept nogil:
     """Ends all threads. Every ring must be paused."""
+    cdef Job *job
     cdef int i
     pthread_mutex_lock(&pool.lock)
     pool.closing = True
@@ -423,108 +573,10 @@ cdef void pool_close(Pool *pool) noexcept nogil:
         pthread_join(pool.workers[i].thread, NULL)
         free_worker(pool.workers[i])
     free(pool.workers)
+    while pool.free_jobs != NULL:
+        job = pool.free_jobs
+        pool.free_jobs = job.next
+        free_job(job)
     pthread_cond_destroy(&pool.monitor_wake)
     pthread_mutex_destroy(&pool.lock)
     memset(pool, 0, sizeof(Pool))
-
-
-# ---- rings -----------------------------------------------------------------------------------------------------------------
-
-
-cdef int ring_init(Ring *ring, Pool *pool, int index) noexcept nogil:
-    """A stopped ring; 0 or -errno."""
-    cdef epoll_event event
-    memset(ring, 0, sizeof(Ring))
-    pthread_mutex_init(&ring.lock, NULL)
-    pthread_cond_init(&ring.calm, NULL)
-    ring.pool = pool
-    ring.index = index
-    ring.kick_fd = ring.call_fd = ring.err_fd = -1
-    ring.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-    ring.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-    if ring.stop_fd < 0 or ring.epoll_fd < 0:
-        return -errno
-    event.events = EPOLLIN | EPOLLET
-    event.data.fd = ring.stop_fd
-    return 0 if epoll_ctl(ring.epoll_fd, EPOLL_CTL_ADD, ring.stop_fd, &event) == 0 else -errno
-
-
-cdef void ring_close(Ring *ring) noexcept nogil:
-    """Closes its fds; the pool must be closed."""
-    cdef int i
-    cdef int[5] fds = [ring.kick_fd, ring.call_fd, ring.err_fd, ring.stop_fd, ring.epoll_fd]
-    for i in range(5):
-        if fds[i] >= 0:
-            close(fds[i])
-    pthread_cond_destroy(&ring.calm)
-    pthread_mutex_destroy(&ring.lock)
-
-
-cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil:
-    """Replaces the kick fd of a paused ring (-1: none) and takes it over; 0 or -errno (then it is closed)."""
-    cdef epoll_event event
-    cdef int result = 0
-    if ring.kick_fd >= 0:
-        epoll_ctl(ring.epoll_fd, EPOLL_CTL_DEL, ring.kick_fd, &event)
-        close(ring.kick_fd)
-        ring.kick_fd = -1
-    if fd >= 0:
-        event.events = EPOLLIN | EPOLLET
-        event.data.fd = fd
-        if epoll_ctl(ring.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-            result = -errno
-            close(fd)
-        else:
-            ring.kick_fd = fd
-    return result
-
-
-cdef void ring_finish(Ring *ring) noexcept nogil:
-    """Waits until what the guest has offered so far is taken from a ring that runs; for one that is about to be stopped.
-
-    1. the guest offers a request, 2. before its kick has woken anybody the ring is stopped, 3. another back-end goes on with the
-    ring, and waits for a kick that never comes: the guest has given it, and gives no other before avail_event is passed again.
-    Ours looks without a kick (ring_resume), but the destination of a migration may be another daemon.
-    """
-    cdef uint64_t one = 1
-    cdef uint16_t offered
-    cdef uint16_t ahead
-    pthread_mutex_lock(&ring.lock)
-    if may_run(ring) and ring.leader != NULL:
-        offered = queue_offered(&ring.queue)
-        ahead = offered - ring.queue.last_avail
-        ring.finishing += 1
-        write(ring.stop_fd, &one, 8)
-        # Once it is passed the difference starts again from the top, and a guest that goes on offering keeps nobody here.
-        while may_run(ring) and 0 < ahead <= ring.queue.num:
-            pthread_cond_wait(&ring.calm, &ring.lock)
-            ahead = offered - ring.queue.last_avail
-        ring.finishing -= 1
-    pthread_mutex_unlock(&ring.lock)
-
-
-cdef void ring_pause(Ring *ring) noexcept nogil:
-    """Waits until nobody leads the ring and none of its requests is in flight; nests. Other rings go on."""
-    cdef uint64_t one = 1
-    pthread_mutex_lock(&ring.lock)
-    ring.pauses += 1
-    if ring.leader != NULL:
-        write(ring.stop_fd, &one, 8)
-    while ring.leader != NULL or ring.in_flight > 0:
-        pthread_cond_wait(&ring.calm, &ring.lock)
-    pthread_mutex_unlock(&ring.lock)
-
-
-cdef int ring_resume(Ring *ring) noexcept nogil:
-    """Ends a pause; the last one gives the ring a leader if it can run, who looks at it once without a kick. 0 or -ENOMEM."""
-    cdef int result = 0
-    pthread_mutex_lock(&ring.lock)
-    ring.pauses -= 1
-    if may_run(ring) and ring.leader == NULL:
-        pthread_mutex_lock(&ring.pool.lock)
-        result = start_monitor(ring.pool)
-        pthread_mutex_unlock(&ring.pool.lock)
-        if result == 0 and not hand_on(ring):
-            result = -ENOMEM
-    pthread_mutex_unlock(&ring.lock)
-    return result
