@@ -25,6 +25,7 @@ cdef enum:
     INODE_HOLLOW = 8                # its content was lost in a migration: it has attributes, and can't be opened
     INODE_PLACED = 16               # its name was looked at since the source last noted when its directory was changed (migration)
     INODE_UNPROVEN = 32             # taken from a migration without a look (unproven): no fd, dev, ino; its kind is hearsay
+    INODE_LOOKED_UP = 64            # the guest found it by name, so that a process of it may hold it by O_PATH alone
     INLINE_HANDLE = 16              # bytes of a handle that need no allocation: ext4 has 8, xfs 12
     CHUNK = 1024                    # inodes allocated at a time; a chunk never moves
     MAX_MOUNTS = 4096               # different mounts with live inodes

@@ -288,7 +288,12 @@ cdef int inode_add_unopened(
     if mount < 0:
         return 0
     result = add_on_mount(table, identity, mount, -1, mode, parent.id, name, found)
-    return 1 if result == 0 else result
+    if result < 0:
+        return result
+    pthread_mutex_lock(&table.lock)
+    found[0].flags |= INODE_LOOKED_UP
+    pthread_mutex_unlock(&table.lock)
+    return 1
 
 
 cdef void inode_forget(InodeTable *table, uint64_t id, uint64_t count) noexcept nogil:

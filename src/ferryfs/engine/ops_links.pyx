@@ -10,7 +10,7 @@ from ferryfs.engine.fuse_abi cimport Rename2In
 from ferryfs.engine.identity cimport identify
 from ferryfs.engine.inode_fds cimport inode_fd, inode_keep_fd
 from ferryfs.engine.inodes cimport (
-    KIND_SHIFT, Identity, Inode, inode_forget, inode_get_fd, inode_known, inode_put,
+    INODE_LOOKED_UP, KIND_SHIFT, Identity, Inode, inode_forget, inode_get_fd, inode_known, inode_put,
 )
 from ferryfs.engine.policy cimport id_to_host
 from ferryfs.engine.request cimport check_name, reply, take_string
@@ -68,7 +68,8 @@ cdef Inode *about_to_go(Server *server, Inode *parent, int fd, const char *name)
     A file handle keeps nothing alive, and what was removed can't be opened by it. An open file or directory has an fd of
     its own. But a FIFO that the guest has open, or a directory that somebody works in, has none; nor has a closed file whose
     times a guest with write-back writes after the removal: all would get ESTALE, which a later syncfs reports as well.
-    Any other closed file, which a process can only have by O_PATH, gets an fd that is cached: it lasts as long as there is room.
+    Any other closed file that was looked up, which a process can only have by O_PATH, gets an fd that is cached: it lasts as long as
+    there is room. One that the guest made itself goes without: it would cost each temporary file.
     """
     cdef Identity identity
     cdef Inode *inode
@@ -80,7 +81,7 @@ cdef Inode *about_to_go(Server *server, Inode *parent, int fd, const char *name)
         return NULL
     inode_forget(&server.inodes, inode.id, 1)
     lasting = inode.kind != S_IFREG >> KIND_SHIFT or server.settings.writeback
-    if (lasting or inode.opens == 0) and inode_fd(&server.inodes, inode) >= 0 and lasting:
+    if (lasting or (inode.opens == 0 and inode.flags & INODE_LOOKED_UP)) and inode_fd(&server.inodes, inode) >= 0 and lasting:
         return inode
     inode_put(&server.inodes, inode)
     return NULL
