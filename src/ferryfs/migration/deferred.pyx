@@ -12,7 +12,9 @@ from libc.string cimport memcmp, memcpy
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.identity cimport hash_identity
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_expect, index_reserve
-from ferryfs.engine.inodes cimport INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_hashed, slot_at, take_slot
+from ferryfs.engine.inodes cimport (
+    INODE_LOOKED_UP, INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_hashed, slot_at, take_slot,
+)
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.engine.unproven cimport prove as prove_one, prove_slots
 from ferryfs.migration.bulk cimport FILE_HANDLE, PATH, RESTORED, WAITING, Record, Records
@@ -148,7 +150,7 @@ cdef int file_one(InodeTable *table, const Record *record, uint32_t hash) noexce
         return -1
     table.mounts[OWN_MOUNT].inodes += 1
     inode = slot_at(table, slot)
-    inode.flags = INODE_UNPROVEN
+    inode.flags = INODE_UNPROVEN | INODE_LOOKED_UP
     inode.nlookup = record.refcount - record.children
     inode.parent = record.parent
     # No memory: no hint, as in set_hint.

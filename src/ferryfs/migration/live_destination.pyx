@@ -22,8 +22,8 @@ from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
 from ferryfs.engine.identity cimport identify, identify_stat
 from ferryfs.engine.inode_fds cimport cache_fd, fds_release, fds_reserve, inode_fd, inode_open
 from ferryfs.engine.inodes cimport (
-    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, KIND_SHIFT, Identity, Inode, InodeTable, fill_slot, find_slot,
-    inode_handle, inode_opened, inode_put, set_hint,
+    CHUNK, INLINE_HANDLE, INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_LOOKED_UP, KIND_SHIFT, Identity, Inode, InodeTable,
+    fill_slot, find_slot, inode_handle, inode_opened, inode_put, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
 from ferryfs.engine.mounts cimport mount_of
@@ -143,6 +143,7 @@ cdef class LiveDestination:
             self.table.mounts[mount].inodes -= 1
         else:
             inode = self._at(slot)
+            inode.flags = INODE_LOOKED_UP
             inode.nlookup = lookups
             inode.pins = 1 if lookups == 0 else 0
             if hinted:
@@ -150,7 +151,7 @@ cdef class LiveDestination:
             # Without a name it lives as long as its fd, which a cached one need not do.
             if self.table.mounts[mount].fd < 0 or (nameless and self.table.fds < self.table.max_fds // 2):
                 inode.fd = fd
-                inode.flags = INODE_KEEPS_FD
+                inode.flags |= INODE_KEEPS_FD
                 self.table.fds += 1
                 fd = -1
             else:

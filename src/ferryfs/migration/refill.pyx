@@ -13,7 +13,7 @@ from ferryfs.engine.index cimport INDEX_NONE, index_reserve
 from ferryfs.engine.identity cimport identify
 from ferryfs.engine.inode_fds cimport cache_fd, inode_fd
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_KEEPS_FD, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, set_hint, take_slot,
+    CHUNK, INODE_KEEPS_FD, INODE_LOOKED_UP, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, set_hint, take_slot,
 )
 from ferryfs.engine.mounts cimport find_mount, mount_of
 from ferryfs.engine.sys cimport (
@@ -403,6 +403,7 @@ cdef void file_one(InodeTable *table, Record *record, Found *found) noexcept nog
         table.mounts[mount].inodes -= 1
         return
     inode = &table.chunks[slot // CHUNK][slot % CHUNK]
+    inode.flags = INODE_LOOKED_UP
     inode.nlookup = record.refcount - record.children
     inode.pins = 1 if record.refcount == record.children else 0
     if record.name_length:
@@ -412,7 +413,7 @@ cdef void file_one(InodeTable *table, Record *record, Found *found) noexcept nog
         set_hint(inode, record.parent, name)
     if kept:
         inode.fd = found.fd
-        inode.flags = INODE_KEEPS_FD
+        inode.flags |= INODE_KEEPS_FD
         table.fds += 1
         found.fd = -1
     elif found.fd >= 0:
