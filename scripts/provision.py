@@ -96,6 +96,7 @@ REQUIREMENTS = (
 
 TEST_REQUIREMENTS = (
     Requirement("file systems for tests", "e2fsprogs", lambda: shutil.which("mkfs.ext4") is not None),
+    Requirement("file systems for tests", "xfsprogs", lambda: shutil.which("mkfs.xfs") is not None),
     Requirement("mounts for tests", "mount", lambda: shutil.which("mount") is not None),
     Requirement("system call traces for tests", "strace", lambda: shutil.which("strace") is not None),
     Requirement("checks of systemd units", "systemd", lambda: shutil.which("systemd-analyze") is not None),

@@ -220,6 +220,18 @@ cdef class LiveSource:
                 changed.append(abs(self.stamps[slot]))
         return numbers, changed
 
+    def take_steady(self):
+        """Takes all that is known to be in place still, as ``check`` does for its slots; how many are left to be looked at."""
+        cdef Slots known = self._known()
+        cdef uint32_t left = 0
+        cdef uint32_t slot
+        with nogil:
+            take_steady(&known, 0, self.slots)
+            # Slot 0 is the root's.
+            for slot in range(1, self.slots):
+                left += self.status[slot] == UNKNOWN
+        return left
+
     def check(self, uint32_t first, uint32_t last):
         """Looks whether the inodes of slots ``first`` to ``last`` are where the table says. Several threads may, each its own.
 

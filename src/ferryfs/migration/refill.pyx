@@ -24,7 +24,7 @@ from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.bulk cimport FILE_HANDLE, LEFT, PATH, RESTORED, WAITING, Record, Records
 from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle
 from ferryfs.migration.columns cimport NOT_MEASURED
-from ferryfs.migration.entries cimport see_entries
+from ferryfs.migration.entries cimport see_entries, seen_entries
 from ferryfs.migration.fid cimport FidBuffer, fid_of
 
 
@@ -34,6 +34,7 @@ cdef enum:
     KIND_FILE = 8               # S_IFREG >> 12
     KIND_DIR = 4
     ROUND = 1024                # records that a thread takes at a time: what it finds of them stays in the processor's cache
+    SPANS = 8                   # that a thread takes of directories: more would be more waiting for the interpreter's lock
 
 
 cdef struct HandleBuffer:
@@ -97,13 +98,20 @@ def restore(Records records not None, Device device not None, bint compare, bint
         see_round(records, device, span[0], span[1])
 
     for first, last in records.levels:
-        spans = [(at, min(at + ROUND, last)) for at in range(first, last, ROUND)]
-        for work in (see, one):
-            if threads > 1 and len(spans) > 1:
-                list(pool_map(work, spans))
-            else:
-                for span in spans:
-                    work(span)
+        run(see, first, last, max(ROUND, (last - first) // (SPANS * threads)), pool_map, threads)
+        # What needs no look is only filed, under one lock: two threads would do nothing but wait for each other.
+        seen = seen_entries(records, first, last)
+        run(one, first, last, ROUND, pool_map, threads if seen < (last - first) // 2 else 1)
+
+
+cdef object run(work, uint64_t first, uint64_t last, uint64_t at_once, pool_map, int threads):
+    """Does the work for spans of so many records, in so many threads."""
+    spans = [(at, min(at + at_once, last)) for at in range(first, last, at_once)]
+    if threads > 1 and len(spans) > 1:
+        list(pool_map(work, spans))
+    else:
+        for span in spans:
+            work(span)
 
 
 cdef object see_round(Records records, Device device, uint64_t first, uint64_t last):

@@ -128,18 +128,25 @@ def test_no_name_in_an_unchanged_directory_is_looked_at(share: Path, config: Mig
             assert inode_of(destination, moved.nodes[name]) == (share / "d" / name).stat().st_ino
 
 
-@needs_mounts()
-def test_tmpfs(tmp_path: Path, config: MigrationConfig) -> None:
-    """Its handles are written another way."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+@needs_mounts("mkfs.xfs")
+@pytest.mark.parametrize(("system", "generation_at"), [("tmpfs", 0), ("xfs", 8)])
+def test_other_file_systems(tmp_path: Path, config: MigrationConfig, system: str, generation_at: int) -> None:
+    """Their handles are written another way."""
+    image, root = tmp_path / "image", tmp_path / "root"
+    root.mkdir()
+    if system == "xfs":
+        with image.open("wb") as file:
+            file.truncate(400 << 20)
+        subprocess.run(["mkfs.xfs", "-q", image], check=True)
+    subprocess.run(["mount", *(("-o", "loop") if system == "xfs" else ("-t", system)), image, root], check=True)
     try:
-        share = fill(tmp_path / "share")
+        share = fill(root / "share")
         moved = Moved(share, config)
-        with loaded(moved.with_generation("one", 0), share, config) as destination:
+        with loaded(moved.with_generation("one", generation_at), share, config) as destination:
             assert lost(destination) == set()
             assert destination.guest.refused(Op.GETATTR, moved.nodes["one"], bytes(16)) == errno.ESTALE
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", root], check=True)
 
 
 def replaced(folder: Path) -> None:

@@ -24,8 +24,10 @@ from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share, is_hidden, reason_of
 from ferryfs.values import field, frozen, mutable
 
-# Slots that a thread checks in one go.
+# Slots that a thread checks in one go, at least; and how often it comes back for more, at most: each time it waits for
+# the interpreter's lock.
 SLOTS_AT_ONCE: Final = 4096
+TURNS: Final = 8
 # The same while the guest works: between two of these the thread rests where it has to, and is waited for when
 # collecting ends.
 SLOTS_IN_BACKGROUND: Final = 64
@@ -74,7 +76,11 @@ def check(live: LiveSource, ground: Ground, threads: int, cancelled: Callable[[]
         live.check(first, last)
         progress.step("%d of %d places of the inode table looked through for names that still hold", first, live.slots)
 
-    return _over_slots(live, threads, cancelled, stamp) and _over_slots(live, threads, cancelled, look)
+    if not _over_slots(live, threads, cancelled, stamp):
+        return False
+    # What is steady is only counted, under one lock: several threads would do nothing but wait for each other.
+    few = threads > 1 and live.take_steady() < SLOTS_AT_ONCE
+    return _over_slots(live, 1 if few else threads, cancelled, look, SLOTS_AT_ONCE if few else 0)
 
 
 def mounts(live: LiveSource, share: Share) -> dict[int, bytes]:
@@ -96,9 +102,10 @@ def measure(live: LiveSource, threads: int, every: bool, cancelled: Callable[[],
 
 
 def _over_slots(
-    live: LiveSource, threads: int, cancelled: Callable[[], bool], work: Callable[[int, int], None]
+    live: LiveSource, threads: int, cancelled: Callable[[], bool], work: Callable[[int, int], None], at_once: int = 0
 ) -> bool:
-    at_once = SLOTS_AT_ONCE if threads > 1 else SLOTS_IN_BACKGROUND
+    if not at_once:
+        at_once = max(SLOTS_AT_ONCE, live.slots // (TURNS * threads)) if threads > 1 else SLOTS_IN_BACKGROUND
     ranges = range(0, live.slots, at_once)
 
     def one(first: int) -> None:
