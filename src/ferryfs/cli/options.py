@@ -365,7 +365,8 @@ class Options:
         MIGRATION,
         "When the destination looks for what the guest has cached: eager (before it resumes) or lazy (at first use)",
         "Open files are restored before it resumes in any case. With lazy, a cached entry that is not there any more "
-        "is no error of the migration, whatever --migration-on-error says: the guest gets ESTALE and looks it up anew.",
+        "is no error of the migration, whatever --migration-on-error says: the guest gets ESTALE and looks it up anew. "
+        "A lazy source leaves out the sizes by which a copy is known: the destination must share the same directory.",
         ours=True,
     )
     migration_verify_handles: bool = _switch(

@@ -46,7 +46,7 @@ from ferryfs.migration.trailer_records import (
     Record,
     Unlinked,
 )
-from ferryfs.passthrough.config import MigrationConfig, MigrationMode, StreamVersion
+from ferryfs.passthrough.config import MigrationConfig, MigrationMode, RestoreMode, StreamVersion
 from ferryfs.passthrough.config import Unlinked as UnlinkedMode
 from ferryfs.wire.postcard import Writer
 
@@ -110,8 +110,10 @@ class Capture:
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
             findings = self._confirm(cancelled, findings)
-        # In file-handles mode the destination has to have the same file system, and knows a file by its handle.
-        locate.measure(self._live, _threads(), not self._by_handle, cancelled)
+        # Only a copy is known by sizes. In file-handles mode the destination has to have the same file system, and with
+        # --migration-restore=lazy the same directory: it knows a file by its handle.
+        sizes = not self._by_handle and self._config.restore is RestoreMode.EAGER
+        locate.measure(self._live, _threads(), sizes, cancelled)
         located = time.monotonic()
         files = self._live.open_files()
         lost, dead = self._sort_out(findings, files)

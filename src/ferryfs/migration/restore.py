@@ -191,6 +191,9 @@ class Restore:
                 "the source sent file handles (--migration-mode=file-handles), and the shared directory is another "
                 f"one: {verdict.reason}"
             )
+        if not self._same and self._compare and not by_handle and carried.identities.unmeasured():
+            why = "and the source left out the sizes by which a copy is known (--migration-restore=lazy there)"
+            raise StateError(f"the shared directory is {verdict.sameness.value}: {verdict.reason}; {why}")
         if not self._same:
             _LOG.info("Migration: the shared directory counts as a copy of the source's: %s.", verdict.reason)
 

@@ -166,7 +166,8 @@ cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint 
     cdef int fd = -1
     for slot in range(first, last):
         inode = slot_inode(slots, slot)
-        if not all and inode.handle_size > 0:
+        # On another mount its handle proves nothing where the destination has another file system there.
+        if not all and inode.handle_size > 0 and inode.mount == 0:
             slots.sizes[slot] = NOT_MEASURED
             continue
         if slots.status[slot] not in (AT_PATH, AT_ODD_PATH) or inode.kind != KIND_FILE:

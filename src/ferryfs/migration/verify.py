@@ -50,6 +50,10 @@ class Identities:
         """All rows, as they came."""
         return self._records
 
+    def unmeasured(self) -> bool:
+        """Whether sizes were left out."""
+        return any(NOT_MEASURED in record.sizes for record in self._records)
+
     def get(self, number: int) -> Expected | None:
         """None when the source said nothing."""
         at = bisect_left(self._firsts, number + 1) - 1

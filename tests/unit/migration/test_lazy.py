@@ -23,7 +23,14 @@ from namespaces import needs_mounts
 from ferryfs.migration import deferred, identity, stream
 from ferryfs.migration.state import ByHandle, Inode, StateV2, body
 from ferryfs.migration.trailer_identities import InodeIdentities
-from ferryfs.passthrough.config import HandleMode, MigrationConfig, RestoreMode, ShareConfig
+from ferryfs.passthrough.config import (
+    HandleMode,
+    IdentityCheck,
+    MigrationConfig,
+    MigrationMode,
+    RestoreMode,
+    ShareConfig,
+)
 from ferryfs.wire.fuse import ATTR_OUT, DIRENT, ENTRY_OUT, OPEN_OUT, READ_IN, Op, direntplus_size
 from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, moved, refusal
 
@@ -542,12 +549,27 @@ def test_a_copy_is_restored_at_once(share: Path, tmp_path: Path) -> None:
     """No handle proves anything there."""
     config = replace(FIND_PATHS, restore=RestoreMode.LAZY)
     shutil.copytree(share, tmp_path / "copy")
-    with Side(share, config) as source:
+    with Side(share, FIND_PATHS) as source:
         nodes = {name: source.walk(name) for name in NAMES}
         with moved(source, config, tmp_path / "copy") as side:
             assert not unproven(side)
             for name, node in nodes.items():
                 assert number(side, node) == (tmp_path / "copy" / name).stat().st_ino
+
+
+@pytest.mark.parametrize("there", RestoreMode, ids=lambda mode: mode.value)
+def test_a_lazy_source_is_for_the_same_directory(share: Path, tmp_path: Path, there: RestoreMode) -> None:
+    """It leaves out the sizes by which a copy is told from another directory."""
+    shutil.copytree(share, tmp_path / "copy")
+    with Side(share, replace(FIND_PATHS, restore=RestoreMode.LAZY)) as source:
+        nodes = {name: source.walk(name) for name in NAMES}
+        source.stop()
+        data = source.save()
+    assert "left out the sizes" in refusal(data, tmp_path / "copy", replace(FIND_PATHS, restore=there))
+    with loaded(data, share, replace(FIND_PATHS, restore=there)) as side:
+        assert {name: side.walk(name) for name in nodes} == nodes
+    with loaded(data, tmp_path / "copy", replace(FIND_PATHS, restore=there, identity=IdentityCheck.OFF)) as side:
+        assert {name: side.walk(name) for name in nodes} == nodes
 
 
 @both_modes
@@ -577,5 +599,12 @@ def test_mounts_in_the_share(share: Path, config: MigrationConfig) -> None:
             with lazily_loaded(data, share, config) as side:
                 assert unproven(side) == beside
                 assert side.read(node, side.guest.open(node)) == b"on the mount"
+            if config.mode is MigrationMode.FIND_PATHS:
+                # Another file system there: no handle tells its file from the source's, but the size does.
+                subprocess.run(["mount", "-t", "tmpfs", "none", share / "docs/new/mount"], check=True)
+                (share / "docs/new/mount/file").write_text("not mine\n")
+                said = refusal(data, share, config)
+                subprocess.run(["umount", share / "docs/new/mount"], check=True)
+                assert "it has 9 bytes here" in said
     finally:
         subprocess.run(["umount", "-l", share / "docs/new/mount"], check=True)
