@@ -14,7 +14,7 @@ CHEAP: Final = ("getattr", "lookup hit", "readlink", "read 4k", "write 4k")
 TREE: Final = ("git status", "find", "diff -r", "make", "npm tree")
 SWITCHES: Final = ", switches"
 """What the case of a workload ends with that was run with --negative-timeout."""
-LAZY: Final = ", lazy"
+LAZY: Final = " lazy"
 """What the row of a migration ends with whose destination has --migration-restore=lazy."""
 MANY_INODES: Final = 100_000
 BARE_SHARE_MOST: Final = 0.3

@@ -22,6 +22,8 @@ MOUNTS: Final = False
 MODES: Final = ("find-paths", "file-handles")
 INODES: Final = (10_000, 100_000, 1_000_000)
 IN_FOLDER: Final = 1_000
+LOAD_TURNS: Final = 2.5
+"""How much longer than a turn of micro rows the guest's rate is looked at, with and without collecting."""
 ONCE_FROM: Final = 1_000_000
 """With so many inodes there is one turn, whatever the plan says: a minute of one daemon."""
 
@@ -66,7 +68,7 @@ def _rows(plan: Plan, share: Path, folders: Sequence[str], count: int, mode: str
             options = [f"--migration-mode={mode}", *(["--migration-restore=lazy"] if subject.lazy else [])]
             line = subject.daemon.line_for_many(share, *options)
             try:
-                taken[subject].append(_turn(subject.daemon.name, line, folders, count))
+                taken[subject].append(_turn(subject.daemon.name, line, folders, count, LOAD_TURNS * plan.seconds))
             except FerryError as error:
                 plan.note(f"{subject.daemon.name}, {mode}, {count:,} inodes: {error}")
         if count >= ONCE_FROM:
@@ -80,13 +82,13 @@ def _rows(plan: Plan, share: Path, folders: Sequence[str], count: int, mode: str
             ]
 
 
-def _turn(name: str, line: str, folders: Sequence[str], count: int) -> Turn:
+def _turn(name: str, line: str, folders: Sequence[str], count: int, load_s: float) -> Turn:
     with contextlib.ExitStack() as undo:
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="ferryfs-bench-")))
         guest = undo.enter_context(BenchGuest(name, line, folder))
         destination = start_daemon(line, folder / "destination.sock")
         undo.callback(destination.end)
-        return move(guest, destination, folders, count)
+        return move(guest, destination, folders, count, load_s)
 
 
 def _tree(share: Path, count: int) -> list[str]:

@@ -48,7 +48,6 @@ from ferryfs.wire.fuse import (
 
 OPEN_FILES: Final = 1000
 IN_FLIGHT: Final = 16
-LOAD_S: Final = 0.4
 LOAD_PAIRS: Final = 7
 READDIR_BYTES: Final = 3 * PAGE
 # A daemon is done with collecting when none of its threads was runnable at so many looks in a row.
@@ -162,8 +161,12 @@ def relay(source: int, destination: int) -> int:
     return total
 
 
-def move(guest: BenchGuest, destination: DaemonProcess, folders: Sequence[str], inodes: int) -> Turn:
+def move(
+    guest: BenchGuest, destination: DaemonProcess, folders: Sequence[str], inodes: int, load_s: float
+) -> Turn:
     """Has the guest look up so many inodes in these folders, and moves it. The destination runs already.
+
+    ``load_s``: for how long the guest's rate is looked at, each time.
 
     Raises PeerError when a daemon fails, or when the destination has another file than the source had.
     """
@@ -181,10 +184,10 @@ def move(guest: BenchGuest, destination: DaemonProcess, folders: Sequence[str], 
     ratios = []
     for _ in range(LOAD_PAIRS):
         source.stop_logging()
-        undisturbed = rate(guest, held, LOAD_S)
+        undisturbed = rate(guest, held, load_s)
         idle_threads = len(threads(guest.pids))
         source.start_logging()
-        ratios.append(rate(guest, held, LOAD_S) / undisturbed)
+        ratios.append(rate(guest, held, load_s) / undisturbed)
     settle(guest.pids, idle_threads)
 
     pids = usage.processes(destination.pid)

@@ -52,6 +52,17 @@ def test_micro_cases(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")
+def test_migration(tmp_path: Path) -> None:
+    run = bench(tmp_path, "--set=migration", "--against", f"other={OWN}")
+    rows = ("find-paths", "find-paths lazy", "file-handles", "file-handles lazy")
+    assert {(cell.row, cell.case, cell.subject) for cell in run.cells} == {
+        (row, "1,000", who) for row in rows for who in ("ferryfsd", "other")
+    }
+    assert run.notes == []
+    assert all(cell.median("downtime_ms") > 0 and cell.median("stream_mib") > 0 for cell in run.cells)
+
+
 def test_the_other_parts_without_a_mount(tmp_path: Path) -> None:
     run = bench(tmp_path, "--set=cold,head-of-line,scale,start", "--scale=0.001")
     rows = {part: {cell.row for cell in run.cells if cell.set == part} for part in run.sets()}
