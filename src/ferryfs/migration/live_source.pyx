@@ -226,7 +226,7 @@ cdef class LiveSource:
         cdef uint32_t left = 0
         cdef uint32_t slot
         with nogil:
-            take_steady(&known, 0, self.slots)
+            take_steady(&known, 0, self.slots, False)
             # Slot 0 is the root's.
             for slot in range(1, self.slots):
                 left += self.status[slot] == UNKNOWN
@@ -242,7 +242,7 @@ cdef class LiveSource:
         cdef uint32_t looked = 0
         last = min(last, self.slots)
         with nogil:
-            take_steady(&known, first, last)
+            take_steady(&known, first, last, True)
             # Slot 0 is the root's.
             for slot in range(max(first, <uint32_t>1), last):
                 if self.status[slot] == UNKNOWN:

@@ -101,8 +101,10 @@ cdef int64_t changed_ns(InodeTable *table, Inode *folder) noexcept nogil:
 # ---- what is in them -------------------------------------------------------------------------------------------------------
 
 
-cdef void take_steady(const Slots *slots, uint32_t first, uint32_t last) noexcept nogil:
-    """Takes what is known to be in place still, and marks the others that are about to be looked at."""
+cdef void take_steady(const Slots *slots, uint32_t first, uint32_t last, bint marks) noexcept nogil:
+    """Takes what is known to be in place still, and ``marks`` the others, that are about to be looked at: only by who looks at
+    once, or the next turn would take a mark for a look.
+    """
     cdef uint32_t start = first
     cdef uint32_t slot
     cdef uint32_t parent_slot
@@ -123,7 +125,7 @@ cdef void take_steady(const Slots *slots, uint32_t first, uint32_t last) noexcep
                 continue
             if slots.stamps[parent_slot] > 0 and inode.flags & INODE_PLACED and is_ascii(inode.name):
                 slots.status[slot] = AT_PATH
-            else:
+            elif marks:
                 inode.flags |= INODE_PLACED
         pthread_mutex_unlock(&slots.table.lock)
         start += RUN
