@@ -96,6 +96,7 @@ class BenchGuest:
                 self.queues.append(queue)
             self.queue = self.queues[0]
             self.attachment = Attachment(client, self.ram, (self.hiprio, *self.queues), features)
+            undo.callback(self.attachment.close)
             self.attachment.introduce()
             self.attachment.start([0] * (queues + 1))
             self.init = self._init()

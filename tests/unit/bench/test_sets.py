@@ -54,7 +54,7 @@ def test_micro_cases(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only be opened by root")
 def test_migration(tmp_path: Path) -> None:
-    run = bench(tmp_path, "--set=migration", "--against", f"other={OWN}")
+    run = bench(tmp_path, "--set=migration", "--scale=0.001", "--against", f"other={OWN}")
     rows = ("find-paths", "find-paths lazy", "file-handles", "file-handles lazy")
     assert {(cell.row, cell.case, cell.subject) for cell in run.cells} == {
         (row, "1,000", who) for row in rows for who in ("ferryfsd", "other")
