@@ -161,9 +161,7 @@ def relay(source: int, destination: int) -> int:
     return total
 
 
-def move(
-    guest: BenchGuest, destination: DaemonProcess, folders: Sequence[str], inodes: int, load_s: float
-) -> Turn:
+def move(guest: BenchGuest, destination: DaemonProcess, folders: Sequence[str], inodes: int, load_s: float) -> Turn:
     """Has the guest look up so many inodes in these folders, and moves it. The destination runs already.
 
     ``load_s``: for how long the guest's rate is looked at, each time.
