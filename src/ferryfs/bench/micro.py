@@ -27,6 +27,7 @@ from ferryfs.frontend.load import LoadGenerator, LoadResult
 NAME: Final = "micro"
 ABOUT: Final = "one FUSE operation after the other, driven by a compiled front-end without a kernel client"
 MOUNTS: Final = False
+SETTLE_S: Final = 0.1
 WARM_UP_S: Final = 0.03
 SAMPLES: Final = 1 << 16
 VARIED_IN_FLIGHT: Final = 16
@@ -172,9 +173,9 @@ def _driver(
     _check(guest, row, loads[0].run(seconds=WARM_UP_S))
 
     def turn() -> Turn:
-        # The scheduler places threads that have just met anew otherwise than those that have been at work together: with
-        # one request in flight twice as fast, for as long as a turn. What a guest meets is the latter.
-        _run(loads, seconds / 3, setting.polling)
+        # The scheduler places threads that have just met otherwise than those that have been at work together: with one
+        # request in flight they are twice as fast at first. What a guest meets is the latter.
+        _run(loads, min(SETTLE_S, 10 * seconds), setting.polling)
         before, own = guest.cpu_ns(), time.process_time_ns()
         results = _run(loads, seconds, setting.polling)
         daemon_ns, own_ns = guest.cpu_ns() - before, time.process_time_ns() - own

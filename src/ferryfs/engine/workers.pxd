@@ -12,7 +12,7 @@ cdef enum:
     MAX_RINGS = 65                  # 64 request queues and hiprio
     DEFAULT_BLOCKED = 64            # requests that may wait at the same time, without --thread-pool-size
     STACK_SIZE = 256 * 1024
-    ANNOUNCE_AT = 8                 # answers that wait for one interrupt at most
+    ANNOUNCE_AT = 4                 # answers that wait for one interrupt at most
     # Of the monitor: a request is seen by one look and found to wait by the next. Together 1 ms. It looks less often while it sees
     # every leader between requests: with one request in flight, its looks are what costs.
     TICK_NS = 400000                # behind a look that saw a request under way
