@@ -110,7 +110,7 @@ def test_migrated_to_another_libvirt_with_files_open(share: Path, folder: Path) 
         assert (share / "open").read_text() == "before\nafter\n"
         assert (share / "copy").read_text() == "its name is gone\n"
         assert "ferry" not in source.command("list", "--name", "--all")
-        destination.command("destroy", "ferry")
+        destination.destroy()
         for host in (source, destination):
             assert "Waiting for vhost-user socket connection" in host.daemon_log()
             assert complaints(host.daemon_log()) == []
