@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from pathlib import Path
 
 import pytest
-from engine_guest import REQUESTS, Call, Guest
+from engine_guest import REQUESTS, TIMEOUT, Call, Guest
 
 from ferryfs.wire.fuse import Op
 
@@ -49,6 +50,9 @@ def test_a_ring_that_breaks_holds_nobody(tmp_path: Path) -> None:
         queue = guest.queues[REQUESTS]
         queue.avail_idx = (queue.avail_idx + queue.size + 1) & 0xFFFF
         guest.device.set_vring_enable(REQUESTS, False)
+        # It may have been stopped before anybody saw that.
+        guest.device.set_vring_enable(REQUESTS, True)
+        assert select.select([queue.err_fd], [], [], TIMEOUT)[0]
         assert os.eventfd_read(queue.err_fd) == 1
 
 
