@@ -20,8 +20,8 @@ from ferryfs.guest.qmp import Monitor, QmpError
 # TCG on a very busy machine of two cores: thirty times what an idle one needs.
 BOOT_TIMEOUT = 180.0
 QUIT_TIMEOUT = 20.0
-# Under emulation a boot in some twenty stands still: one processor of the guest gets no timer interrupt any more, and
-# its kernel says so after 21 s. The reset button helps.
+# A boot may stand still: one processor of the guest gets no timer interrupt any more, and its kernel says so after
+# 21 s. Seen with QEMU that emulates each processor in a thread of its own. The reset button helps.
 STALL_SECONDS = 30.0
 STALLED = "detected stalls on CPUs/tasks"
 POLL_SECONDS = 0.01
