@@ -133,18 +133,48 @@ def _message(record: logging.LogRecord) -> str:
     return text
 
 
-class _StderrHandler(logging.Handler):
-    """One write(2) a line, so that lines of several processes don't mix.
+class _Outlet:
+    """A file descriptor from which somebody else reads the log.
 
-    Where nobody reads the pipe, lines are left out, and counted: a guest that fills it with complaints about its
-    requests would else stop the thread that answers the front-end, and with it the machine's monitor.
+    Where nobody does, lines are left out, and counted: a guest that fills it with complaints about its requests would
+    else stop the thread that answers the front-end, and with it the machine's monitor.
     """
+
+    def __init__(self, fd: int) -> None:
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._left_out = 0
+
+    def has_room(self) -> bool:
+        """Whether some bytes can be written without waiting, after a second's patience."""
+        return bool(self._poll.poll(PATIENCE_MS))
+
+    def takes_line(self) -> bool:
+        """Whether a line is to be written; else it is left out.
+
+        Whoever reads gets its second once; while it does not, no further line waits for it.
+        """
+        if self._poll.poll(0) or (not self._left_out and self.has_room()):
+            return True
+        self._left_out += 1
+        return False
+
+    def leave_out(self) -> None:
+        """A line was not taken after all."""
+        self._left_out += 1
+
+    def excuse(self) -> str:
+        """A sentence about the lines that were left out since the last one, or nothing."""
+        left_out, self._left_out = self._left_out, 0
+        return f"[{left_out} lines were left out: nobody read them]" if left_out else ""
+
+
+class _StderrHandler(logging.Handler):
+    """One write(2) a line, so that lines of several processes don't mix."""
 
     def __init__(self, style: LogFormat, journal: bool) -> None:
         super().__init__()
-        self._poll = select.poll()
-        self._poll.register(2, select.POLLOUT)
-        self._left_out = 0
+        self._outlet = _Outlet(2)
         self._style = style
         self._journal = journal
         # Loaded now; at the first line it would be too late.
@@ -152,15 +182,12 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         data = self._line(record).encode("utf-8", "backslashreplace") + b"\n"
-        # Whoever reads gets a second once; while it does not, no further line waits for it.
-        if not self._poll.poll(0 if self._left_out else PATIENCE_MS):
-            self._left_out += 1
+        if not self._outlet.takes_line():
             return
-        if self._left_out:
-            data = f"[{self._left_out} lines were left out: nobody read them]\n".encode() + data
-            self._left_out = 0
+        if excuse := self._outlet.excuse():
+            data = f"{excuse}\n".encode() + data
         try:
-            while data and self._poll.poll(PATIENCE_MS):
+            while data and self._outlet.has_room():
                 # So much a pipe that is ready takes without waiting.
                 data = data[os.write(2, data[: select.PIPE_BUF]) :]
         except OSError:
@@ -190,19 +217,29 @@ class _SyslogHandler(logging.Handler):
         except OSError:
             self._socket.close()
             raise
+        self._outlet = _Outlet(self._socket.fileno())
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._outlet.takes_line():
+            return
+        try:
+            if excuse := self._outlet.excuse():
+                self._send(record, excuse)
+            self._send(record, _message(record))
+        except BlockingIOError:
+            self._outlet.leave_out()
+        except OSError:
+            # syslogd was restarted or has gone. Connecting again would need the file system that is now the guest's.
+            return
+
+    def _send(self, record: logging.LogRecord, message: str) -> None:
         priority = _FACILITY_USER | _PRIORITIES.get(record.levelno, 6)
         when = time.gmtime(record.created)
         # No strftime: %b would ask the locale.
         month = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * when.tm_mon - 3 : 3 * when.tm_mon]
         stamp = f"{month} {when.tm_mday:2d} {when.tm_hour:02d}:{when.tm_min:02d}:{when.tm_sec:02d}"
-        text = f"<{priority}>{stamp} {_PROGRAM}[{os.getpid()}]: {_message(record)}"
-        try:
-            self._socket.send(text.encode("utf-8", "backslashreplace"), socket.MSG_NOSIGNAL)
-        except OSError:
-            # syslogd was restarted or has gone. Connecting again would need the file system that is now the guest's.
-            return
+        text = f"<{priority}>{stamp} {_PROGRAM}[{os.getpid()}]: {message}"
+        self._socket.send(text.encode("utf-8", "backslashreplace"), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 def _json_encoder() -> Callable[[Mapping[str, str]], str]:

@@ -2,8 +2,10 @@
 
 import os
 import select
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,49 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
     assert 0 < len(kept) < 3000
     assert rest.startswith(f"[{3000 - len(kept)} lines were left out: nobody read them]\n")
     assert rest.endswith("the last\n")
+
+
+def test_a_syslog_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+    """The same of a syslogd that hangs."""
+    program = (
+        "import logging\n"
+        "from ferryfs.cli import log, options_sources\n"
+        "log.PATIENCE_MS = 1\n"
+        f"log._DEV_LOG = {str(tmp_path / 'log')!r}\n"
+        "log.set_up(options_sources.load(['--shared-dir=/', '--socket-path=/s', '--syslog'], {}).options, {})\n"
+        "for number in range(3000):\n"
+        "    logging.getLogger('ferryfs').warning('line %d of some length', number)\n"
+        "print(flush=True)\n"
+        "input()\n"
+        "logging.getLogger('ferryfs').warning('the last')\n"
+    )
+    pipe = subprocess.PIPE
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
+        syslogd.bind(str(tmp_path / "log"))
+        with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                assert select.select([process.stdout], [], [], 20)[0], "the log waits for a reader"
+            except BaseException:
+                process.kill()
+                raise
+            kept = received(syslogd)
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            process.wait()
+        rest = received(syslogd)
+    assert all(line.endswith(f": line {number} of some length") for number, line in enumerate(kept))
+    assert 0 < len(kept) < 3000
+    assert [line.partition(": ")[2] for line in rest] == [
+        f"[{3000 - len(kept)} lines were left out: nobody read them]",
+        "the last",
+    ]
+
+
+def received(syslogd: socket.socket) -> list[str]:
+    """The lines that lie there."""
+    lines = []
+    while select.select([syslogd], [], [], 0)[0]:
+        lines.append(syslogd.recv(4096).decode())
+    return lines
