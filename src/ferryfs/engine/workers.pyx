@@ -37,7 +37,7 @@ from ferryfs.engine.threads cimport (
     pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t,
 )
 from ferryfs.ring.atomics cimport (
-    ferry_load_int, ferry_load_own_u64, ferry_load_pointer, ferry_store_int, ferry_store_own_u64, ferry_store_pointer,
+    ferry_fence, ferry_load_int, ferry_load_own_u64, ferry_load_pointer, ferry_store_int, ferry_store_own_u64, ferry_store_pointer,
 )
 from ferryfs.ring.chain cimport chain_mark
 from ferryfs.ring.queue cimport (
@@ -194,6 +194,13 @@ cdef bint hand_on(Ring *ring) noexcept nogil:
 
 
 cdef void wake_monitor(Pool *pool) noexcept nogil:
+    """By a leader that is inside of a request.
+
+    1. a leader takes a request and finds the monitor awake, 2. the monitor, which has seen nobody at work so far, goes to sleep, 3. the
+    request waits and nobody hands the ring on: so both say what they do first, the leader by its sequence, the monitor by
+    `monitor_sleeps`, and look at the other behind a full fence.
+    """
+    ferry_fence()
     if ferry_load_int(&pool.monitor_sleeps):
         pthread_mutex_lock(&pool.lock)
         pool.monitor_sleeps = 0
@@ -218,6 +225,7 @@ cdef void serve_one(Ring *ring, Worker *worker) noexcept nogil:
     pthread_mutex_unlock(&ring.lock)
     worker.job.request.queue = ring.index
     ferry_store_own_u64(&worker.sequence, worker.sequence + 1)
+    wake_monitor(ring.pool)
     written = serve(&worker.job.request)
     if written == SERVED_LATER and not put_off(ring, worker):
         worker.job.request.patient = True
@@ -249,14 +257,12 @@ cdef void rest(Ring *ring) noexcept nogil:
     cdef int fd = ring.epoll_fd
     pthread_mutex_unlock(&ring.lock)
     epoll_wait(fd, &event, 1, timeout)
-    wake_monitor(ring.pool)
     pthread_mutex_lock(&ring.lock)
 
 
 cdef void lead(Ring *ring, Worker *worker) noexcept nogil:
     """Serves the ring until it is handed on or stopped."""
     cdef int got
-    wake_monitor(ring.pool)
     pthread_mutex_lock(&ring.lock)
     while ring.leader == worker:
         if not may_run(ring):
@@ -490,6 +496,17 @@ cdef int look_at(Ring *ring) noexcept nogil:
     return seen
 
 
+cdef bint is_at_work(Pool *pool) noexcept nogil:
+    """Whether a leader is inside of a request, or has served one since the last look."""
+    cdef Worker *worker
+    cdef int i
+    for i in range(pool.ring_count):
+        worker = <Worker *>ferry_load_pointer(<void **>&pool.rings[i].leader)
+        if worker != NULL and (worker.sequence & 1 or ferry_load_own_u64(&worker.sequence) != worker.seen):
+            return True
+    return False
+
+
 cdef void *watch(void *argument) noexcept nogil:
     """The monitor: wakes every TICK_NS while requests are served, and sleeps when there are none."""
     cdef Pool *pool = <Pool *>argument
@@ -507,6 +524,9 @@ cdef void *watch(void *argument) noexcept nogil:
         pthread_mutex_lock(&pool.lock)
         if quiet >= QUIET_TICKS and not pool.closing:
             ferry_store_int(&pool.monitor_sleeps, 1)
+            ferry_fence()
+            if is_at_work(pool):
+                pool.monitor_sleeps = 0
             while pool.monitor_sleeps and not pool.closing:
                 pthread_cond_wait(&pool.monitor_wake, &pool.lock)
             quiet = 0

@@ -1,7 +1,8 @@
-"""The threads behind the rings: how many there are."""
+"""The threads behind the rings: how many there are, and who watches them."""
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import time
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 from engine_guest import REQUESTS, TIMEOUT, Call, Guest
 from namespaces import needs_mounts
+from page_fault import AwayPage
 
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import OUT_HEADER, Op
 
 RINGS = 2
+# The number of futex(2).
+FUTEX = {"x86_64": "202", "aarch64": "98"}[os.uname().machine]
 WRITES = 12
 
 
@@ -94,3 +98,49 @@ def test_thread_pool_size(volume: Path, size: int, most: int) -> None:
         guest.ask(Op.RELEASE, nodeid, fuse.RELEASE_IN.pack(fh=fh))
         guest.serves()
     assert (volume / "file").read_bytes() == b"x" * WRITES
+
+
+def monitor_sleeps() -> bool:
+    """Whether the monitor waits to be woken, rather than for its next look: seen several times, for one that was woken
+    just now may not be up yet.
+    """
+    for _ in range(6):
+        select.select([], [], [], 0.01)
+        if not is_waiting_for_a_call():
+            return False
+    return True
+
+
+def is_waiting_for_a_call() -> bool:
+    (task,) = (task for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == "ferry-monitor\n")
+    return (task / "syscall").read_text().split()[0] == FUTEX
+
+
+@needs_mounts("mkfs.ext4", "fsfreeze")
+def test_a_leader_that_is_slow_to_begin_is_watched(volume: Path) -> None:
+    """1. A leader wakes, and has to wait for a page of its ring (swap, the host's load); 2. the monitor has seen nobody
+    at work, and goes to sleep; 3. the leader takes a request that waits for the host: the ring is handed on even so.
+    """
+    (volume / "file").touch()
+    with Guest(volume) as guest:
+        nodeid = guest.lookup(b"file")
+        fh = guest.open(nodeid)
+        queue = guest.queues[REQUESTS]
+        assert wait_for(monitor_sleeps)
+        call = Call(Op.WRITE, nodeid, fuse.WRITE_IN.pack(fh=fh, size=1) + b"x")
+        with frozen(volume):
+            with AwayPage(guest.ram, REQUESTS) as page:
+                token = queue.add([call.header(), call.body], [OUT_HEADER.size, call.room])
+                queue.kick()
+                page.wait()
+                assert wait_for(monitor_sleeps)
+                page.give()
+            # Only here: whoever serves another ring wakes the monitor.
+            guest.serves_on(REQUESTS)
+            assert queue.in_flight == 1
+        done = queue.wait(TIMEOUT)
+        assert done is not None
+        assert done[0] == token
+        queue.take(token)
+        guest.ask(Op.RELEASE, nodeid, fuse.RELEASE_IN.pack(fh=fh))
+    assert (volume / "file").read_bytes() == b"x"
