@@ -56,6 +56,7 @@ cdef struct HandleTable:
     Index by_id
     uint64_t next_id
     uint32_t count
+    uint64_t kept               # bytes of all DirStream.rest together; without the lock
 
 
 cdef int handles_init(HandleTable *table) noexcept nogil
@@ -66,7 +67,7 @@ cdef Handle *handle_get(HandleTable *table, uint64_t id) noexcept nogil
 cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noexcept nogil
 cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil
 cdef Handle *handle_of_inode(HandleTable *table, const Inode *inode) noexcept nogil
-cdef void dir_drop_rest(DirStream *dir) noexcept nogil
+cdef void dir_drop_rest(HandleTable *table, DirStream *dir) noexcept nogil
 cdef void dir_drop_carried(DirStream *dir) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
 cdef void handle_set_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil

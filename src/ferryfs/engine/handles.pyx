@@ -14,6 +14,7 @@ from ferryfs.engine.sys cimport close
 from ferryfs.engine.threads cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from ferryfs.ring.atomics cimport ferry_add_own_u64
 
 
 cdef inline Handle *slot_at(const HandleTable *table, uint32_t slot) noexcept nogil:
@@ -58,8 +59,9 @@ cdef void free_slot(HandleTable *table, uint32_t slot) noexcept nogil:
     table.free_slot = slot + 1
 
 
-cdef void dir_drop_rest(DirStream *dir) noexcept nogil:
+cdef void dir_drop_rest(HandleTable *table, DirStream *dir) noexcept nogil:
     """Forgets the entries that were read ahead; under the stream's lock. The caller sees to where the fd stands."""
+    ferry_add_own_u64(&table.kept, 0 - <uint64_t>dir.rest_length)
     free(dir.rest)
     dir.rest = NULL
     dir.rest_at = 0
@@ -76,11 +78,11 @@ cdef void dir_drop_carried(DirStream *dir) noexcept nogil:
     dir.carried_count = 0
 
 
-cdef void free_dir(DirStream *dir) noexcept nogil:
+cdef void free_dir(HandleTable *table, DirStream *dir) noexcept nogil:
     if dir == NULL:
         return
     dir_drop_carried(dir)
-    dir_drop_rest(dir)
+    dir_drop_rest(table, dir)
     pthread_mutex_destroy(&dir.lock)
     free(dir)
 
@@ -103,7 +105,7 @@ cdef int handle_add(
         if slot != INDEX_NONE:
             free_slot(table, slot)
         pthread_mutex_unlock(&table.lock)
-        free_dir(dir)
+        free_dir(table, dir)
         return -ENOMEM
     handle = slot_at(table, slot)
     handle.id = table.next_id
@@ -145,7 +147,7 @@ cdef void drop(HandleTable *table, InodeTable *inodes, uint32_t slot) noexcept n
     free_slot(table, slot)
     table.count -= 1
     pthread_mutex_unlock(&table.lock)
-    free_dir(dir)
+    free_dir(table, dir)
     if fd >= 0:
         close(fd)
         fds_release(inodes)

@@ -2,7 +2,8 @@
 
 Offsets are the host file system's own cookies (d_off), as virtiofsd hands them out. What was read from the host and does not fit
 into an answer is kept for the next one, as a C library keeps it for readdir(3): seeking back to it costs the host more than the
-entries do (ext4 reads its hash tree anew). A directory that was half read when its guest
+entries do (ext4 reads its hash tree anew). That is done where it must be: there is not room for all that a guest may have open, and
+each could have 30 KiB. A directory that was half read when its guest
 moved here has the rest of its entries with it (DirStream.carried): these are served first, by the source's cookies.
 """
 
@@ -13,12 +14,15 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ferryfs.engine.attrs cimport find_child
 from ferryfs.engine.fuse_abi cimport Dirent, EntryOut, ReadIn
-from ferryfs.engine.handles cimport HANDLE_DIR, DirStream, Handle, dir_drop_carried, dir_drop_rest, handle_get, handle_put
+from ferryfs.engine.handles cimport (
+    HANDLE_DIR, DirStream, Handle, HandleTable, dir_drop_carried, dir_drop_rest, handle_get, handle_put,
+)
 from ferryfs.engine.inodes cimport Inode, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport Request, Server
 from ferryfs.engine.sys cimport SYS_getdents64, lseek, syscall
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.ring.atomics cimport ferry_add_own_u64
 
 
 cdef enum:
@@ -31,6 +35,8 @@ cdef enum:
     # Read from the host at a time: the most and the least, and between them as much as the guest has room for.
     DENTS_AT_ONCE = 32 * 1024
     DENTS_AT_LEAST = 4096
+    # Kept of all directories together: some thousand programs of a guest list directories at the same time.
+    KEPT_MAX = 64 << 20
     ENTRY_MAX = 128 + 24 + 1024     # of an answer: fuse_entry_out, fuse_dirent, the longest name that FUSE has
     FULL = 1                    # put_entry: no room for this one
 
@@ -127,10 +133,12 @@ cdef int give(
     return 0
 
 
-cdef void keep(DirStream *dir, const uint8_t *dents, uint32_t length) noexcept nogil:
-    """Keeps entries for the next answer; without memory for that, the next answer seeks back to them."""
-    dir.rest = <uint8_t *>malloc(length)
+cdef void keep(HandleTable *table, DirStream *dir, const uint8_t *dents, uint32_t length) noexcept nogil:
+    """Keeps entries for the next answer; without room for that, the next answer seeks back to them."""
+    if ferry_add_own_u64(&table.kept, length) + length <= KEPT_MAX:
+        dir.rest = <uint8_t *>malloc(length)
     if dir.rest == NULL:
+        ferry_add_own_u64(&table.kept, 0 - <uint64_t>length)
         dir.position = -1
         return
     memcpy(dir.rest, dents, length)
@@ -151,7 +159,7 @@ cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint
         return 0
     # From the beginning always means anew: rewinddir(3) shows what has changed.
     if dir.position != <int64_t>offset or (offset == 0 and dir.rest != NULL):
-        dir_drop_rest(dir)
+        dir_drop_rest(&request.server.handles, dir)
         dir.position = -1
         if lseek(handle.fd, <int64_t>offset, SEEK_SET) < 0:
             return -errno
@@ -160,7 +168,7 @@ cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint
         if dir.rest != NULL:
             result = give(request, handle, dir.rest, dir.rest_length, &dir.rest_at, plus, limit)
             if result == 0:
-                dir_drop_rest(dir)
+                dir_drop_rest(&request.server.handles, dir)
         else:
             got = syscall(SYS_getdents64, handle.fd, request.scratch, batch)
             if got < 0:
@@ -172,7 +180,7 @@ cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint
             at = 0
             result = give(request, handle, request.scratch, <uint32_t>got, &at, plus, limit)
             if result != 0:
-                keep(dir, request.scratch + at, <uint32_t>got - at)
+                keep(&request.server.handles, dir, request.scratch + at, <uint32_t>got - at)
         if result != 0:
             return 0 if request.reply_length > 0 else -EINVAL
 

@@ -1,4 +1,4 @@
-"""A guest that opens too much gets ENFILE, and everybody is served on: in a process of its own, with a small limit."""
+"""A guest that opens too much gets ENFILE, and everybody is served on: in a process of its own, with a limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRELUDE = """
 import errno, os, resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-limit = 400
+limit = {limit}
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 from engine_guest import Call, Guest
 from ferryfs.passthrough.config import HandleMode, ShareConfig
@@ -28,10 +28,10 @@ guest = Guest(shared, ShareConfig(handles=HandleMode({mode!r})))
 """
 
 
-def child(program: str, shared: Path, mode: str) -> list[str]:
+def child(program: str, shared: Path, mode: str, limit: int = 400) -> list[str]:
     """The lines that the program prints."""
     shared.mkdir()
-    text = PRELUDE.format(tests=str(TESTS), shared=str(shared), mode=mode) + textwrap.dedent(program)
+    text = PRELUDE.format(tests=str(TESTS), shared=str(shared), mode=mode, limit=limit) + textwrap.dedent(program)
     command = [sys.executable, "-X", "faulthandler", "-X", "dev", "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
@@ -155,3 +155,43 @@ def test_the_process_itself_has_no_fd_left(tmp_path: Path) -> None:
         "prefer",
     )
     assert set(" ".join(said).split()) <= {"ENFILE", "OK"}
+
+
+def test_half_read_directories(tmp_path: Path) -> None:
+    """Some 27 KiB of entries could be kept of each: of 64 MiB they are. All go on where they were."""
+    said = child(
+        """
+        def rest(fh, offset=0):
+            return guest.ask(Op.READDIRPLUS, 1, fuse.READ_IN.pack(fh=fh, offset=offset, size=1 << 15), room=1 << 15)
+
+        def names(fh):
+            offset = 0
+            while body := rest(fh, offset):
+                at = 0
+                while at < len(body):
+                    entry = fuse.DIRENTPLUS.unpack(body, at)
+                    yield body[at + fuse.DIRENTPLUS.size :][: entry["namelen"]].decode()
+                    at += fuse.direntplus_size(entry["namelen"])
+                offset = entry["off"]
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+        fhs = [guest.open(1, os.O_DIRECTORY)]
+        rest(fhs[0])
+        before = resident()
+        for _ in range(4000):
+            fhs.append(guest.open(1, os.O_DIRECTORY))
+            rest(fhs[-1])
+        print(resident() - before < 85 << 20)
+        for fh in (fhs[1], fhs[-1]):
+            print(sorted(names(fh)) == sorted([".", "..", *os.listdir(shared)]))
+        for fh in fhs:
+            guest.ask(Op.RELEASEDIR, 1, fuse.RELEASE_IN.pack(fh=fh))
+        guest.close()
+        """,
+        tmp_path / "shared",
+        "prefer",
+        6000,
+    )
+    assert said == ["True", "True", "True", ""]
