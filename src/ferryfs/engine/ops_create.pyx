@@ -1,16 +1,16 @@
 """MKNOD, MKDIR, SYMLINK, CREATE, TMPFILE: what makes something, as the guest's user."""
 
-from libc.errno cimport EEXIST, EINVAL, EISDIR, EROFS, errno
+from libc.errno cimport EEXIST, EINVAL, EROFS, ESTALE, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
-from ferryfs.engine.attrs cimport adopt_created, find_child, reply_child, undo_lookup
+from ferryfs.engine.attrs cimport adopt_created, reply_child, undo_lookup
 from ferryfs.engine.creds cimport Creds, creds_enter, creds_leave, settle
 from ferryfs.engine.fuse_abi cimport (
     FUSE_EXT_GROUPS, FUSE_MAX_NR_SECCTX, OP_CREATE, CreateIn, EntryOut, ExtHeader, MkdirIn, MknodIn,
 )
-from ferryfs.engine.inode_fds cimport fds_release, fds_reserve, inode_open
-from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_get_fd, inode_put
+from ferryfs.engine.inode_fds cimport fds_release, fds_reserve
+from ferryfs.engine.inodes cimport Inode, inode_get_fd, inode_put
 from ferryfs.engine.ops_open cimport host_flags, reply_open
 from ferryfs.engine.policy cimport id_to_host, xattr_to_host
 from ferryfs.engine.request cimport check_name, reply, take_string
@@ -18,7 +18,7 @@ from ferryfs.engine.server cimport (
     INIT_CREATE_SUPP_GROUP, INIT_DONT_MASK, INIT_SECURITY_CTX, Request, Server,
 )
 from ferryfs.engine.sys cimport (
-    AT_REMOVEDIR, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TMPFILE, O_TRUNC, S_IFDIR, S_IFMT, S_IFREG, close,
+    AT_REMOVEDIR, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TMPFILE, O_TRUNC, S_IFDIR, S_IFMT, close,
     mkdirat, mknodat, openat, setxattr, snprintf, symlinkat, umask, unlinkat,
 )
 
@@ -259,26 +259,6 @@ cdef int op_symlink(Request *request) noexcept nogil:
 # ---- CREATE, TMPFILE -------------------------------------------------------------------------------------------------------
 
 
-cdef int open_existing(
-    Request *request, Inode *parent, int parent_fd, const char *name, int flags, EntryOut *entry, Inode **found
-) noexcept nogil:
-    """CREATE of a name that somebody else made meanwhile, without O_EXCL: an open of what is there. An fd or -errno."""
-    cdef Server *server = request.server
-    cdef Inode *inode = NULL
-    cdef int fd = find_child(server, parent, parent_fd, name, entry, &inode)
-    if fd < 0:
-        return fd
-    if inode.kind == S_IFREG >> KIND_SHIFT:
-        fd = inode_open(&server.inodes, inode, flags)
-    else:
-        fd = -EISDIR if inode.kind == S_IFDIR >> KIND_SHIFT else -EEXIST
-    if fd < 0:
-        undo_lookup(server, inode)
-        return fd
-    found[0] = inode
-    return fd
-
-
 cdef int create_in(
     Request *request, Inode *parent, int parent_fd, const char *name, const CreateIn *args, Maker *maker
 ) noexcept nogil:
@@ -312,9 +292,10 @@ cdef int create_in(
             close(fd)
             if not nameless:
                 unlinkat(parent_fd, name, 0)
-    elif result == -EEXIST and not nameless and not <int>args.flags & O_EXCL:
-        fd = open_existing(request, parent, parent_fd, name, flags, &entry, &inode)
-        result = fd if fd < 0 else 0
+    elif result == -EEXIST and not <int>args.flags & O_EXCL:
+        # 1. the guest finds no such name, and its user may make files there, 2. somebody else makes it, 3. CREATE comes. Whether
+        # that user may open this file nobody has checked: Linux looks the name up again after ESTALE, and does.
+        result = -ESTALE
     if result < 0:
         fds_release(&server.inodes)
         return result

@@ -91,6 +91,18 @@ def test_all_else_is_done_by_the_daemon(guest: Guest, shared: Path) -> None:
     assert guest.send(read).body == b"content"
 
 
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC])
+def test_creating_opens_nothing_that_is_there(flags: int, guest: Guest, shared: Path) -> None:
+    """The guest's kernel saw no such name: it has asked whether the user may make one, not whether he may open it."""
+    (shared / "file").write_bytes(b"content")
+    (shared / "file").chmod(0o600)
+    body = fuse.CREATE_IN.pack(flags=flags, mode=0o100644) + b"file\0"
+    assert guest.send(Call(Op.CREATE, 1, body, uid=USER, gid=GROUP)).error == errno.ESTALE
+    assert (shared / "file").read_bytes() == b"content"
+    assert guest.device.handle_count == 0
+    assert guest.device.inode_count == 1
+
+
 def test_translated_ids_act(shared: Path) -> None:
     """User, group and the supplementary one, which opens the door; a whiteout is the host's user's as well."""
     users = (IdRange("guest", 50, USER, 1),)
