@@ -65,12 +65,16 @@ cdef int failure() noexcept nogil:
 
 cdef int is_below_root(InodeTable *table, int fd, const Stat *its) noexcept nogil:
     """0 when a directory (``fd``, with its attributes) leads up to the root; or -errno."""
-    cdef const Inode *root = slot_at(table, 0)
+    cdef const Inode *root
     cdef Stat here = its[0]
     cdef Stat below
     cdef int at = fd
     cdef int above
     cdef int result = 0
+    # The table of chunks moves when it grows; a chunk does not.
+    pthread_mutex_lock(&table.lock)
+    root = slot_at(table, 0)
+    pthread_mutex_unlock(&table.lock)
     while here.st_ino != root.ino or here.st_dev != root.dev:
         below = here
         above = openat(at, "..", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
