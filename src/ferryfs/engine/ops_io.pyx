@@ -15,7 +15,6 @@ from ferryfs.engine.fuse_abi cimport FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID, 
 from ferryfs.engine.handles cimport (
     HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state,
 )
-from ferryfs.engine.ops_open cimport kept_flags
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport (
@@ -35,7 +34,7 @@ cdef int follow_flags(Server *server, Handle *handle, uint32_t guest_flags) noex
 
     O_APPEND needs nothing on the fd: op_write asks the request. 0 or -errno.
     """
-    cdef int flags = kept_flags(guest_flags)
+    cdef int flags = <int>guest_flags
     cdef int now
     if (flags ^ handle.flags) & (O_APPEND | O_DIRECT) == 0:
         return 0

@@ -14,8 +14,8 @@ from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_get, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport CACHE_ALWAYS, CACHE_METADATA, CACHE_NEVER, Request, Server
 from ferryfs.engine.sys cimport (
-    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOATIME, O_NOCTTY, O_NONBLOCK, O_RDONLY,
-    O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, S_IFDIR, S_IFREG, close, dup, openat, snprintf,
+    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOATIME, O_NOCTTY, O_NONBLOCK, O_PATH,
+    O_RDONLY, O_RDWR, O_SYNC, O_TMPFILE, O_TRUNC, O_WRONLY, S_IFDIR, S_IFREG, close, dup, openat, snprintf,
 )
 
 
@@ -40,9 +40,13 @@ cdef int host_flags(const Server *server, uint32_t guest_flags) noexcept nogil:
     return flags | O_NONBLOCK | O_CLOEXEC
 
 
-cdef int kept_flags(uint32_t guest_flags) noexcept nogil:
-    """The flags that stay with an open file and travel with it."""
-    return <int>guest_flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY)
+cdef int kept_flags(uint32_t guest_flags, bint directory) noexcept nogil:
+    """The flags that stay with an open file and travel with it: wherever it is opened again, none of them may keep it from that.
+
+    Linux says O_TMPFILE, and so O_DIRECTORY, of what it makes by TMPFILE.
+    """
+    cdef int flags = <int>guest_flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_PATH | (O_TMPFILE & ~O_DIRECTORY))
+    return flags & ~(O_ACCMODE | O_DIRECT if directory else O_DIRECTORY)
 
 
 cdef uint32_t open_flags(const Server *server, uint32_t guest_flags, bint directory) noexcept nogil:
@@ -67,7 +71,7 @@ cdef int reply_open(Request *request, Inode *inode, int fd, uint32_t guest_flags
     cdef OpenOut out
     cdef int result
     memset(&out, 0, sizeof(out))
-    result = handle_add(&server.handles, &server.inodes, inode, fd, kept_flags(guest_flags), directory, &out.fh)
+    result = handle_add(&server.handles, &server.inodes, inode, fd, kept_flags(guest_flags, directory), directory, &out.fh)
     if result < 0:
         close(fd)
         fds_release(&server.inodes)

@@ -27,7 +27,7 @@ from ferryfs.engine.inodes cimport (
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
 from ferryfs.engine.mounts cimport mount_of
-from ferryfs.engine.ops_open cimport host_flags
+from ferryfs.engine.ops_open cimport host_flags, kept_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFREG, STATX_BASIC_STATS, SYS_statx, Statx, close, syscall,
@@ -308,7 +308,7 @@ cdef class LiveDestination:
                 pthread_mutex_lock(&self.table.lock)
                 slot = find_slot(self.table, id)
                 inode = self._at(slot) if slot != INDEX_NONE else NULL
-                if inode != NULL and (inode.flags & INODE_INVALID or inode.kind != S_IFREG >> KIND_SHIFT or flags & O_DIRECTORY):
+                if inode != NULL and (inode.flags & INODE_INVALID or inode.kind != S_IFREG >> KIND_SHIFT):
                     inode = NULL
                 if inode != NULL:
                     inode.pins += 1
@@ -365,7 +365,7 @@ cdef class LiveDestination:
         handle.inode = inode
         handle.dir = dir
         handle.fd = fd
-        handle.flags = flags
+        handle.flags = kept_flags(<uint32_t>flags, directory)
         handle.users = 0
         handle.state = HANDLE_USED | (HANDLE_DIR if directory else 0) | (HANDLE_INVALID if fd < 0 else 0)
         handle.error = <uint8_t>error

@@ -505,12 +505,14 @@ class Restore:
         return self._kinds.get(number) or self._live.kind(number)
 
     def _reopen(self, handle: Handle, carried: Carried) -> None:
-        directory = self._kind(handle.inode) == stat.S_IFDIR >> 12 or bool(handle.flags & os.O_DIRECTORY)
+        # O_DIRECTORY says little: Linux has it, with O_TMPFILE, among the flags of a file that it made without a name.
+        kind = self._kind(handle.inode)
+        directory = kind == stat.S_IFDIR >> 12 if kind else bool(handle.flags & os.O_DIRECTORY)
         flags = handle.flags & ~_NOT_REOPENED
         try:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
-            if self._kind(handle.inode):
+            if kind:
                 self._losses.add(f"open file {handle.id} of inode {handle.inode}", reason_of(error))
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
