@@ -81,7 +81,7 @@ cdef struct InodeTable:
     int use_handles                 # hold inodes by handle where the mount can
     int must_use_handles
     int unique_mount_ids            # the kernel has AT_HANDLE_MNT_ID_UNIQUE
-    uint32_t max_fds                # open files and kept fds together; more is ENFILE
+    uint32_t max_fds                # open files, kept fds and those of mounts together; more is ENFILE
     uint32_t fds                    # of these in use now; guarded by lock
     int (*prove)(InodeTable *, Inode *) noexcept nogil      # of an INODE_UNPROVEN that is pinned: an O_PATH fd, or -errno
 

@@ -50,7 +50,10 @@ cdef int open_mount(InodeTable *table, const Identity *identity, int fd, uint16_
 
 
 cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t mode) noexcept nogil:
-    """The index of the identity's mount, with one inode more counted on it (under way); -errno when there is no room."""
+    """The index of the identity's mount, with one inode more counted on it (under way); -errno when there is no room.
+
+    Its fd counts as one of the guest's, but the root's.
+    """
     cdef int index
     cdef int mount_fd
     cdef uint32_t i
@@ -69,9 +72,11 @@ cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t 
         i = 1 if table.mount_count > 0 else 0
         while i < table.mount_count and table.mounts[i].inodes > 0:
             i += 1
-        if i < MAX_MOUNTS:
+        if i < MAX_MOUNTS and (i == 0 or mount_fd < 0 or table.fds < table.max_fds):
             if i == table.mount_count:
                 table.mount_count += 1
+            if i > 0 and mount_fd >= 0:
+                table.fds += 1
             table.mounts[i].id = identity.mount_id
             table.mounts[i].fd = mount_fd
             table.mounts[i].inodes = 0
@@ -92,3 +97,4 @@ cdef void unuse_mount(InodeTable *table, int index) noexcept nogil:
     if mount.inodes == 0 and index != 0 and mount.fd >= 0:
         close(mount.fd)     # a directory's or a file's that others hold as well, or whose last user is gone: short
         mount.fd = -1
+        table.fds -= 1

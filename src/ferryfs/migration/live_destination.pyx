@@ -26,7 +26,7 @@ from ferryfs.engine.inodes cimport (
     fill_slot, find_slot, inode_handle, inode_opened, inode_put, set_hint,
 )
 from ferryfs.engine.inodes cimport take_slot as take_inode_slot
-from ferryfs.engine.mounts cimport mount_of
+from ferryfs.engine.mounts cimport mount_of, unuse_mount
 from ferryfs.engine.ops_open cimport host_flags, kept_flags
 from ferryfs.engine.ops_session cimport session_end, wanted
 from ferryfs.engine.sys cimport (
@@ -140,7 +140,7 @@ cdef class LiveDestination:
             slot = take_inode_slot(self.table)
             result = -ENOMEM if slot == INDEX_NONE else fill_slot(self.table, slot, identity, mount, mode[0], id)
         if result < 0:
-            self.table.mounts[mount].inodes -= 1
+            unuse_mount(self.table, mount)
         else:
             inode = self._at(slot)
             inode.flags = INODE_LOOKED_UP

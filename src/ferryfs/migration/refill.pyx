@@ -15,7 +15,7 @@ from ferryfs.engine.inode_fds cimport cache_fd, inode_fd
 from ferryfs.engine.inodes cimport (
     CHUNK, INODE_KEEPS_FD, INODE_LOOKED_UP, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, set_hint, take_slot,
 )
-from ferryfs.engine.mounts cimport find_mount, mount_of
+from ferryfs.engine.mounts cimport find_mount, mount_of, unuse_mount
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_NOFOLLOW, O_PATH, STATX_BASIC_STATS, STATX_MNT_ID,
     STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, syscall,
@@ -408,7 +408,7 @@ cdef void file_one(InodeTable *table, Record *record, Found *found) noexcept nog
     if not (kept and (found.fd < 0 or table.must_use_handles or table.fds >= table.max_fds)):
         slot = take_slot(table)
     if slot == INDEX_NONE or fill_slot(table, slot, &found.identity, mount, found.mode, record.id) < 0:
-        table.mounts[mount].inodes -= 1
+        unuse_mount(table, mount)
         return
     inode = &table.chunks[slot // CHUNK][slot % CHUNK]
     inode.flags = INODE_LOOKED_UP

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from namespaces import needs_mounts
 
 TESTS = Path(__file__).parents[2]
 PRELUDE = """
@@ -28,11 +30,11 @@ guest = Guest(shared, ShareConfig(handles=HandleMode({mode!r})))
 """
 
 
-def child(program: str, shared: Path, mode: str, limit: int = 400) -> list[str]:
+def child(program: str, shared: Path, mode: str, limit: int = 400, within: Sequence[str] = ()) -> list[str]:
     """The lines that the program prints."""
     shared.mkdir()
     text = PRELUDE.format(tests=str(TESTS), shared=str(shared), mode=mode, limit=limit) + textwrap.dedent(program)
-    command = [sys.executable, "-X", "faulthandler", "-X", "dev", "-c", text]
+    command = [*within, sys.executable, "-X", "faulthandler", "-X", "dev", "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout.split("\n")
@@ -195,3 +197,45 @@ def test_half_read_directories(tmp_path: Path) -> None:
         6000,
     )
     assert said == ["True", "True", "True", ""]
+
+
+@needs_mounts()
+def test_mounts_below_the_share(tmp_path: Path) -> None:
+    """Each on which the guest holds something costs an fd, of those that the guest may have."""
+    said = child(
+        """
+        import ctypes
+        mount = ctypes.CDLL(None, use_errno=True).mount
+
+        def open_all():
+            fhs = []
+            while True:
+                opened = guest.send(Call(Op.OPENDIR, 1, bytes(8)))
+                if opened.error:
+                    assert opened.error == errno.ENFILE
+                    break
+                fhs.append(fuse.OPEN_OUT.unpack(opened.body)["fh"])
+            beyond = guest.send(Call(Op.LOOKUP, 1, b"d100\\0")).error
+            for fh in fhs:
+                guest.ask(Op.RELEASEDIR, 1, fuse.RELEASE_IN.pack(fh=fh))
+            return len(fhs), beyond
+
+        for i in range(101):
+            path = os.fsencode(shared / f"d{i}")
+            assert mount(path, path, None, 4096, None) == 0     # MS_BIND
+        most, beyond = open_all()
+        print(most > 101, beyond == errno.ENFILE)
+        inside = [guest.lookup(f"d{i}".encode()) for i in range(100)]
+        print(open_all() == (most - 100, errno.ENFILE))
+        for nodeid in inside:
+            guest.send(Call(Op.FORGET, nodeid, (1).to_bytes(8, "little")))
+        print(open_all() == (most, errno.ENFILE))
+        guest.lookup(b"d100")
+        guest.serves()
+        guest.close()
+        """,
+        tmp_path / "shared",
+        "prefer",
+        within=("unshare", "--mount", "--propagation", "private"),
+    )
+    assert said == ["True True", "True", "True", ""]
