@@ -7,7 +7,7 @@ move as it grows. Everything that writes is for a stopped guest.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, strlen, strncmp
+from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
 
 import os
 from array import array
@@ -26,7 +26,7 @@ from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.live_encode cimport encode_slots, identity_columns
 from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, UNKNOWN, Slots
-from ferryfs.migration.steady cimport measure_files, stamp_folders, take_steady, unmark_missing
+from ferryfs.migration.steady cimport measure_files, stamp_folders, take_steady, unmark
 
 
 cdef enum:
@@ -202,10 +202,10 @@ cdef class LiveSource:
             stamp_folders(&known, first, last, newest)
 
     def forget_folders(self):
-        """What was noted of directories proves nothing any more."""
-        cdef uint32_t slot
-        for slot in range(self.slots):
-            self.stamps[slot] = 0
+        """What was noted of directories proves nothing any more, nor what was seen in them, by this migration or an earlier one."""
+        cdef Slots known = self._known()
+        memset(self.stamps, 0, self.slots * sizeof(int64_t))
+        unmark(&known, 0, self.slots, False)
 
     def folders(self):
         """(nodeids, change times in ns) of the directories of which something was noted: whatever is said to be in one of them was
@@ -248,7 +248,7 @@ cdef class LiveSource:
                 if self.status[slot] == UNKNOWN:
                     looked += 1
                     self._check_slot(slot)
-            unmark_missing(&known, first, last)
+            unmark(&known, first, last, True)
         return looked
 
     def measure_files(self, uint32_t first, uint32_t last, bint all):

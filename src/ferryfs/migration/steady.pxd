@@ -17,5 +17,5 @@ cdef enum:
 cdef uint32_t kind_of_system(int fd) noexcept nogil
 cdef int64_t changed_ns(InodeTable *table, Inode *folder) noexcept nogil
 cdef void take_steady(const Slots *slots, uint32_t first, uint32_t last, bint marks) noexcept nogil
-cdef void unmark_missing(const Slots *slots, uint32_t first, uint32_t last) noexcept nogil
+cdef void unmark(const Slots *slots, uint32_t first, uint32_t last, bint missing) noexcept nogil
 cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint all) noexcept nogil

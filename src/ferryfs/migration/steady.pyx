@@ -131,14 +131,19 @@ cdef void take_steady(const Slots *slots, uint32_t first, uint32_t last, bint ma
         start += RUN
 
 
-cdef void unmark_missing(const Slots *slots, uint32_t first, uint32_t last) noexcept nogil:
-    """Takes the mark away from what was not where it should be."""
+cdef void unmark(const Slots *slots, uint32_t first, uint32_t last, bint missing) noexcept nogil:
+    """Takes the mark away: only from what is ``missing``, that was not where it should be; or from all. A mark of another migration
+    is none:
+
+    1. a migration marks an inode, looks at it, and is given up; 2. somebody gives its name to another file; 3. the next one stamps
+    the directory, and the guest is stopped before it has looked at the inode; 4. the directory has the same change time still.
+    """
     cdef uint32_t start = first
     cdef uint32_t slot
     while start < last:
         pthread_mutex_lock(&slots.table.lock)
         for slot in range(start, min(start + RUN, last)):
-            if slots.status[slot] == UNKNOWN:
+            if not missing or slots.status[slot] == UNKNOWN:
                 slot_inode(slots, slot).flags &= ~INODE_PLACED
         pthread_mutex_unlock(&slots.table.lock)
         start += RUN

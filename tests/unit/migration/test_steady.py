@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 from engine_guest import Guest
 
+from ferryfs.migration import stream
+from ferryfs.migration.collect import ground
 from ferryfs.migration.collect.ground import OLD_NS, TURNED_NS, Ground
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share
+from ferryfs.migration.state import Path as Place
+from ferryfs.migration.state import body
 from ferryfs.wire.fuse import Op
+from migration.sides import GUEST_ERROR, Side
 
 # Change times of a moment ago prove something: a test can't wait until they are old.
 ANY = 1 << 62
@@ -122,6 +127,28 @@ def test_a_change_between_two_looks_at_the_directory_is_seen_in_the_next(source:
     (source.root / "a/one").rename(source.root / "a/three")
     source.look()
     assert source.unknown() == {"a/one"}
+
+
+def test_what_an_earlier_migration_has_looked_at_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up, somebody replaced a file, and the next one stops the guest before it has looked at any name."""
+    monkeypatch.setattr(ground, "OLD_NS", -(10**9))
+    for name in ("kept", "replaced"):
+        (tmp_path / name).write_text(name)
+    with Side(tmp_path, GUEST_ERROR) as source:
+        nodes = {name: source.walk(name) for name in ("kept", "replaced")}
+        source.capture().collect(lambda: False)
+        (tmp_path / "new").write_text("another!")
+        (tmp_path / "new").rename(tmp_path / "replaced")
+        capture = source.capture()
+        looked = iter([False, False])  # at the directories; what follows are the names in them
+        capture.collect(lambda: next(looked, True))
+        source.stop()
+        found = stream.load(b"".join(capture.save(lambda: False)))
+    where = {inode.id: inode.location for inode in body(found.state).inodes}
+    assert where[nodes["kept"]] == Place(1, "kept")
+    assert where.get(nodes["replaced"]) != Place(1, "replaced")
 
 
 def test_another_name_of_the_same_file_is_looked_at(source: Source) -> None:
