@@ -230,6 +230,7 @@ def validate(trailer: Trailer, state: State) -> Trailer:
                     raise StateError("the trailer gives a reason for a lost inode that the state has not")
                 if any(one.errno > LARGEST_ERRNO for one in lost):
                     raise StateError(f"the trailer gives an errno for a lost inode that is above {LARGEST_ERRNO}")
+    _check_own_numbers(trailer)
     _check_name_loops(trailer, state)
     return trailer
 
@@ -258,6 +259,18 @@ def _check_identities(record: InodeIdentities, mount_count: int) -> None:
         at = sum(record.name_lengths[:bad])
         name = record.names[at : at + record.name_lengths[bad]]
         raise StateError(f"the trailer names inode {record.ids[bad]} {name!r}, which {name_fault(name)}")
+
+
+def _check_own_numbers(trailer: Trailer) -> None:
+    """Two records of an inode that only the trailer has would be two inodes of one number."""
+    seen: set[int] = set()
+    for record in trailer.records:
+        listed = (record,) if isinstance(record, Unlinked) else record.inodes if isinstance(record, LostInodes) else ()
+        for one in listed:
+            if one.refcount and one.inode in seen:
+                raise StateError(f"the trailer has the inode {one.inode}, which the state has not, twice")
+            if one.refcount:
+                seen.add(one.inode)
 
 
 def _check_name_loops(trailer: Trailer, state: State) -> None:

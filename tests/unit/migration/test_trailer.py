@@ -166,6 +166,8 @@ BAD: list[tuple[list[Record], str]] = [
     ([replace(FILE, inode=77)], "unlinked file 77, which the state has not"),
     ([FILE, FILE], "or has twice"),
     ([replace(FILE, xattrs=((b"", b"x"),))], "empty or contains a NUL"),
+    ([replace(FILE, inode=299, refcount=1), LostInodes((Lost(299, 1, 5, ""),))], "the inode 299, .* twice"),
+    ([LostInodes((Lost(299, 1, 5, ""),)), LostInodes((Lost(299, 2, 5, ""),))], "the inode 299, .* twice"),
     ([Content(7, 0, b"x")], "1 bytes for offset 0 of the unlinked file 7, where they can't be"),
     ([FILE, Content(7, 1 << 40, b"x")], "where they can't be"),
     ([FILE, Content(7, 4, b"xx"), Content(7, 5, b"x")], "where they can't be"),
