@@ -45,7 +45,7 @@ def read(fd: int) -> list[MountEntry]:
 
 def parse(data: bytes) -> list[MountEntry]:
     """The lines of a mountinfo. Raises SetupError for a line that is none."""
-    return [_parse_line(line) for line in data.splitlines() if line]
+    return [_parse_line(line) for line in data.split(b"\n") if line]
 
 
 def _parse_line(line: bytes) -> MountEntry:

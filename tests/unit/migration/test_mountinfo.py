@@ -22,6 +22,8 @@ def test_a_line() -> None:
     )
     assert parse(line + b"\n") == [MountEntry(36, 35, 98, 0, b"/a\\b", b"/mnt x\t\n", b"fuse.s x", b"dev -")]
     assert parse(b"1 1 0:1 / / rw - rootfs none rw\n") == [MountEntry(1, 1, 0, 1, b"/", b"/", b"rootfs", b"none")]
+    # The kernel escapes no carriage return.
+    assert parse(b"1 1 0:1 / /a\rb rw - tmpfs none rw\n")[0].mount_point == b"/a\rb"
     assert parse(b"") == []
 
 
