@@ -104,6 +104,7 @@ def serve(options: Options, confined: Confined, files: FileLimit, listening: Lis
     def connect() -> tuple[Session, DeviceControl]:
         device = Device(share, confined.root_fd, confined.proc_self_fd, QUEUES_MAX)
         migrator = Migrator(device, options.migration(), share, directory)
+        signals.also = migrator.give_up
         return Session(QUEUES_MAX, config, device_state=True), DeviceControl(device, migrator)
 
     with vhost.EndSignals() as signals:

@@ -56,6 +56,8 @@ class Migrator:
         self.proving: Proving | None = None
         # What is under way, for the log when the front-end goes; empty outside of a migration.
         self._under_way = ""
+        # The daemon is to end.
+        self._ends = False
 
     def log_all(self, on: bool) -> None:
         """Begins to collect in the background, or ends that."""
@@ -96,8 +98,7 @@ class Migrator:
         self._stop_collecting()
         self._stop_transfer()
         self._stop_proving()
-        if direction == SAVE and LiveSource(self._device).guest_runs():
-            raise FrontendError("SET_DEVICE_STATE_FD (save) came while a virtqueue is served; stop them all first")
+        self._check_stopped(f"SET_DEVICE_STATE_FD ({'save' if direction == SAVE else 'load'})")
         own = os.dup(fd)
         self._direction = direction
         self._under_way = f"the state was being {'saved' if direction == SAVE else 'loaded'}"
@@ -119,6 +120,8 @@ class Migrator:
         if transfer is None:
             _LOG.error("CHECK_DEVICE_STATE came without a transfer before it.")
             return 1
+        if self._ends:
+            transfer.cancel()
         outcome = transfer.wait()
         self._transfer = None
         self._under_way = ""
@@ -127,6 +130,7 @@ class Migrator:
             return 1
         if self._pending_load:
             self._pending_load = False
+            self._check_stopped("CHECK_DEVICE_STATE (load)")
             restore = Restore(
                 LiveDestination(self._device), self._config, self._share, options.switches(self._share_config)
             )
@@ -151,6 +155,20 @@ class Migrator:
         self._stop_collecting()
         self._stop_proving()
         self._stop_transfer()
+
+    def give_up(self) -> None:
+        """The daemon is to end: CHECK_DEVICE_STATE waits no longer for a front-end that neither writes nor reads on.
+
+        For a signal's handler, which may come in the middle of any other method: only what is safe there.
+        """
+        self._ends = True
+        if self._transfer is not None:
+            self._transfer.cancel()
+
+    def _check_stopped(self, message: str) -> None:
+        """Raises FrontendError when a ring is served: below a save the tables would change, a load takes them away."""
+        if LiveSource(self._device).guest_runs():
+            raise FrontendError(f"{message} came while a virtqueue is served; stop them all first")
 
     def _new_capture(self) -> Capture:
         return Capture(LiveSource(self._device), self._config, self._share, options.relied_on(self._share_config))

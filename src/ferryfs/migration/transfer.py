@@ -119,7 +119,8 @@ class Transfer:
         self._work = work
         self._finished = finished
         self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # guards _cancel_fd against being closed while cancel() writes to it
+        # Guards _cancel_fd against being closed while cancel() writes to it. A signal in the middle may cancel as well.
+        self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="state-transfer", daemon=True)
         self._thread.start()
 

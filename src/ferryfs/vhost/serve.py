@@ -146,10 +146,14 @@ class EndSignals:
     Only in the main thread. Python's own handlers are put back at the end.
     """
 
+    def __init__(self) -> None:
+        # Called in the main thread when one has come, also in the middle of a wait for something else than ``fileno``.
+        self.also: Callable[[], None] = lambda: None
+
     def __enter__(self) -> EndSignals:
         self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old_handlers = [(number, signal.signal(number, lambda *_: None)) for number in _END_SIGNALS]
+        self._old_handlers = [(number, signal.signal(number, lambda *_: self.also())) for number in _END_SIGNALS]
         return self
 
     def __exit__(

@@ -160,6 +160,26 @@ def test_a_save_of_a_running_guest_is_refused(share: Path) -> None:
         source.serves_as_before()
 
 
+def test_a_load_below_a_running_guest_is_refused(share: Path) -> None:
+    """It would take away what the guest has; also when its rings are started before the load is done."""
+    with Source(share) as source:
+        source.stop()
+        data = source.save()
+        source.go_on()
+        with pytest.raises(FrontendError, match=r"load\) came while a virtqueue is served"):
+            source.load(data)
+        source.serves_as_before()
+        source.stop()
+        fd = os.memfd_create("state")
+        os.pwrite(fd, data, 0)
+        source.migrator.begin(LOAD, PHASE_STOPPED, fd)
+        os.close(fd)
+        source.go_on()
+        with pytest.raises(FrontendError, match=r"load\) came while a virtqueue is served"):
+            source.migrator.check()
+        source.serves_as_before()
+
+
 @pytest.mark.parametrize("config", MODES, ids=mode_of)
 def test_the_reader_goes_after_any_number_of_bytes(config: MigrationConfig, share: Path) -> None:
     """The front-end's end of the pipe is closed: CHECK says so, the guest goes on."""
