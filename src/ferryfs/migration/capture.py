@@ -58,8 +58,10 @@ POSIX_ACL: Final = 1 << 20
 SUBMOUNTS: Final = 1 << 27
 CREATE_SUPP_GROUP: Final = 1 << 34
 
-# A half-read directory that is larger does not travel: the guest goes on at the host's own offsets.
+# Entries of half-read directories that travel, in all, since a guest may have any number of these: where a directory
+# would exceed it, the guest goes on at the host's own offsets. And what an entry counts beside its name.
 HALF_READ_BYTES: Final = 64 << 20
+ENTRY_BYTES: Final = 24
 # How many names of a kind a log line has.
 NAMED: Final = 5
 MAX_PAGES: Final = 256
@@ -259,9 +261,8 @@ class Capture:
         for one in lost:
             causes.setdefault(one.reason, []).append(one.inode)
         for reason, numbers in causes.items():
-            names = ", ".join(self._name(number) for number in numbers[:NAMED])
-            more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-            _LOG.warning("Migration: can't be located, because %s: %s%s.", reason, names, more)
+            listed = _listed([self._name(number) for number in numbers])
+            _LOG.warning("Migration: can't be located, because %s: %s.", reason, listed)
 
     def _name(self, number: int) -> str:
         with suppress(KeyError):
@@ -326,26 +327,37 @@ class Capture:
         return listed
 
     def _half_read(self, files: list[tuple[int, int, int, int, int, bool, int]]) -> Iterator[Record]:
-        for handle, _, _, fd, _, directory, position in files:
+        left = HALF_READ_BYTES
+        too_large: list[int] = []
+        for handle, inode, _, fd, _, directory, position in files:
             if not directory or fd < 0:
                 continue
             carried = self._live.carried(handle)
-            if carried:
-                start, rest = carried[0][0], carried[1:]
-            elif position != 0:
-                start, rest = 0, self._entries(fd)
-            else:
+            if not carried and position == 0:
                 continue
-            if rest:
+            start = carried[0][0] if carried else 0
+            rest = carried[1:] if carried else self._entries(fd, left)
+            if rest is None:
+                too_large.append(inode)
+            elif rest:
+                left = max(0, left - sum(ENTRY_BYTES + len(name) for *_, name in rest))
                 yield HalfRead(handle, start, tuple(DirectoryEntry(*entry) for entry in rest), True)
+        if too_large:
+            _LOG.warning(
+                "Migration: %d open directories go on at this host's own offsets, because more than %d MiB of entries "
+                "would travel: %s.",
+                len(too_large),
+                HALF_READ_BYTES >> 20,
+                _listed([self._name(number) for number in too_large]),
+            )
 
     @staticmethod
-    def _entries(fd: int) -> list[tuple[int, int, int, bytes]]:
-        """The whole directory: the guest may go on at any offset that it was ever given."""
+    def _entries(fd: int, most_bytes: int) -> list[tuple[int, int, int, bytes]] | None:
+        """The whole directory: the guest may go on at any offset that it was ever given. None when it is too large."""
         with suppress(OSError):
             again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
             try:
-                return _syscalls.read_directory(again, HALF_READ_BYTES) or []
+                return _syscalls.read_directory(again, most_bytes)
             finally:
                 os.close(again)
         return []
@@ -421,6 +433,10 @@ class Capture:
             return unlinked.attributes(fd, number, refcount, False)
         finally:
             os.close(fd)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _threads() -> int:

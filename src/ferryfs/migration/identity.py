@@ -92,11 +92,7 @@ def of_directory(dir_fd: int, host: bytes = b"") -> FileSystemIdentity:
     status = _syscalls.statx(dir_fd, b"", _syscalls.AT_EMPTY_PATH, _syscalls.STATX_BASIC | _syscalls.STATX_BTIME)
     kind, fsid, _ = _syscalls.file_system(dir_fd)
     made = make_handle(dir_fd)
-    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        uuid = _syscalls.file_system_uuid(readable)
-    finally:
-        os.close(readable)
+    uuid = _uuid(dir_fd)
     return FileSystemIdentity(
         kind=kind,
         handle_type=made.handle_type if made else 0,
@@ -112,12 +108,29 @@ def of_directory(dir_fd: int, host: bytes = b"") -> FileSystemIdentity:
     )
 
 
-def same_directory(source: FileSystemIdentity, here: FileSystemIdentity) -> Verdict:
-    """Whether two identities, taken on two hosts, are of one directory. Only complete proof makes it SAME.
+def _uuid(dir_fd: int) -> bytes:
+    """The file system's UUID; empty where it has none, and of a directory that may be passed through but not read."""
+    try:
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return b""
+    try:
+        return _syscalls.file_system_uuid(readable)
+    except OSError:
+        return b""
+    finally:
+        os.close(readable)
+
+
+def same_directory(source: FileSystemIdentity | None, here: FileSystemIdentity | None) -> Verdict:
+    """Whether two identities (None: not known), taken on two hosts, are of one directory. Only complete proof makes it
+    SAME.
 
     A block clone that is used on another host can't be told from its original: nothing in it differs. On the same host
     its device differs.
     """
+    if source is None or here is None:
+        return Verdict(Sameness.UNPROVEN, "there is no identity to compare")
     differs = _difference(source, here)
     if differs:
         return Verdict(Sameness.DIFFERENT, differs)

@@ -264,8 +264,9 @@ cdef list identity_columns(const Slots *slots, list mounts, bint named, uint32_t
     ``handleless``: nodeids of inodes whose handles will lead nowhere at the destination.
     """
     cdef uint32_t count = 0
-    cdef uint32_t first
+    cdef uint32_t first = 0
     cdef uint32_t index
+    cdef uint32_t done = 0
     cdef uint32_t *order = slots_in_order(slots, &count, True)
     cdef int *places = <int *>malloc((slots.table.mount_count + 1) * sizeof(int))
     records = []
@@ -274,8 +275,9 @@ cdef list identity_columns(const Slots *slots, list mounts, bint named, uint32_t
             raise MemoryError
         for index in range(slots.table.mount_count):
             places[index] = mounts.index(slots.table.mounts[index].id) if slots.table.mounts[index].id in mounts else -1
-        for first in range(0, count, at_once):
-            records.append(columns_of(slots, order + first, min(count - first, at_once), places, named, handleless))
+        while first < count:
+            records.append(columns_of(slots, order + first, min(count - first, at_once), places, named, handleless, &done))
+            first += done
     finally:
         free(order)
         free(places)
@@ -283,8 +285,11 @@ cdef list identity_columns(const Slots *slots, list mounts, bint named, uint32_t
 
 
 cdef tuple columns_of(
-    const Slots *slots, const uint32_t *order, uint32_t count, const int *places, bint named, set handleless
+    const Slots *slots, const uint32_t *order, uint32_t count, const int *places, bint named, set handleless, uint32_t *done
 ):
+    """One record's columns, and of how many of the inodes: not of all where there is no room for another shape (a share of many
+    mounts has many), because an inode without its handle may be taken for another one.
+    """
     cdef Columns columns
     cdef Inode *inode
     cdef uint32_t index
@@ -292,8 +297,12 @@ cdef tuple columns_of(
     cdef bint has_handle
     cdef bint some_handleless = handleless is not None and len(handleless) > 0
     clear(&columns)
+    done[0] = 0
     try:
         for index in range(count):
+            if columns.shapes.count == NO_SHAPE:
+                break
+            done[0] += 1
             inode = slot_inode(slots, order[index])
             if inode.flags & INODE_INVALID and (inode.handle_size == 0 or inode.ino != 0):
                 continue

@@ -166,21 +166,20 @@ class Restore:
             ):
                 raise StateError("the shared directory is not the source's: its file handle is another one")
         source = carried.mounts.mounts[0].identity if carried.mounts and carried.mounts.mounts else None
-        if source is None or here is None:
-            if check is IdentityCheck.REQUIRE:
-                raise StateError(
-                    "--migration-identity=require: the stream does not say which directory the source shared"
-                )
+        unknown = source is None or here is None
+        if unknown and check is IdentityCheck.REQUIRE:
+            raise StateError("--migration-identity=require: the stream does not say which directory the source shared")
+        if unknown and not carried.identities:  # of virtiofsd
             if root.file_handle is None:
                 _LOG.warning("Migration: nothing in the stream proves that the source shared this directory.")
             self._same = root.file_handle is not None
-            self._compare = False
             return
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
-        born_alike = source.born_ns >= 0 and here.born_ns >= 0
-        self._clone = verdict.sameness is Sameness.UNPROVEN and born_alike and source.openable and here.openable
-        self._beside = self._same and bool(source.host) and source.host == here.host
+        if source is not None and here is not None:
+            born_alike = source.born_ns >= 0 and here.born_ns >= 0
+            self._clone = verdict.sameness is Sameness.UNPROVEN and born_alike and source.openable and here.openable
+            self._beside = self._same and bool(source.host) and source.host == here.host
         self._compare = check is not IdentityCheck.OFF
         if not self._same and check is IdentityCheck.REQUIRE:
             raise StateError(
@@ -448,7 +447,9 @@ class Restore:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
                 self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
             if not self._veil(wanted, carried):
-                proof = proof_of(carried.identities.get(wanted.inode.id))
+                expected = carried.identities.get(wanted.inode.id)
+                # In a copy the source's handle proves nothing, to the next destination either.
+                proof = proof_of(expected) if expected and self._counts(expected) else None
                 self._live.restore_lost(wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, proof)
             everything.extend(_taken_along(wanted, below))
 

@@ -131,11 +131,11 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
     return ""
 
 
-def proof_of(expected: Expected | None) -> tuple[int, int, bytes] | None:
+def proof_of(expected: Expected) -> tuple[int, int, bytes] | None:
     """What the next destination has to find of a lost inode on the share's own mount: (file type, handle type,
     handle).
     """
-    if expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+    if not expected.handle or not expected.openable or expected.mount != 0:
         return None
     return expected.kind, expected.handle_type, expected.handle
 

@@ -4,7 +4,9 @@ overlayfs.
 
 from __future__ import annotations
 
+import ctypes
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +91,27 @@ def test_real_directories(tmp_path: Path) -> None:
     assert len(first.host) == 16
     assert same_directory(first, again).sameness is Sameness.SAME
     assert same_directory(first, other).sameness is Sameness.DIFFERENT
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user takes root")
+def test_a_directory_that_can_not_be_read(tmp_path: Path) -> None:
+    """A daemon of an ordinary user may pass through it: all of its identity but the UUID can be told."""
+    tmp_path.chmod(0o711)
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+
+    def as_nobody() -> identity.FileSystemIdentity:
+        # Of this thread alone.
+        ctypes.CDLL(None).setfsuid(65534)
+        with pytest.raises(PermissionError):
+            os.open(".", os.O_RDONLY, dir_fd=fd)
+        return of_directory(fd)
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(as_nobody).result()
+        assert found == replace(of_directory(fd), uuid=b"", fsid=found.fsid)
+    finally:
+        os.close(fd)
 
 
 def test_handles_of_files(tmp_path: Path) -> None:

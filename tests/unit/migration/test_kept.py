@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine_guest import Call
 from namespaces import needs_mounts
 
 from ferryfs.errors import StateError
-from ferryfs.migration import stream
+from ferryfs.migration import capture, stream
 from ferryfs.migration.state import StateV1, body
-from ferryfs.migration.trailer_records import HalfRead, InodeIdentities, Unlinked
-from ferryfs.passthrough.config import MigrationConfig, ShareConfig, StreamVersion, Ternary
+from ferryfs.migration.trailer_identities import InodeIdentities
+from ferryfs.migration.trailer_records import HalfRead, Mounts, Unlinked
+from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, ShareConfig, StreamVersion, Ternary
 from ferryfs.wire.fuse import ATTR_OUT, READ_IN, Op
 from migration.sides import FIND_PATHS, GUEST_ERROR, MODES, Side, loaded, mode_of, moved, refusal
 
@@ -345,6 +347,30 @@ def test_a_rewound_directory(tmp_path: Path) -> None:
             assert sorted(everything(third, node, fh, 0)) == sorted({*names, "new"})
 
 
+def test_many_half_read_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guest may open one as often as it likes: what travels of them is bounded in all. The rest go on as they are."""
+    monkeypatch.setattr(capture, "HALF_READ_BYTES", 10_000)
+    for number in range(100):
+        (tmp_path / f"name{number}").touch()
+    with Side(tmp_path) as source:
+        fhs = [source.guest.open(1, os.O_RDONLY | os.O_DIRECTORY) for _ in range(10)]
+        first = [entries(source, 1, fh, 0) for fh in fhs]
+        source.stop()
+        data = source.save()
+    trailer = stream.load(data).trailer
+    assert trailer is not None
+    travelled = [record.handle for record in trailer.records if isinstance(record, HalfRead)]
+    assert travelled == fhs[: len(travelled)]
+    assert 1 < len(travelled) < 5
+    assert f"{10 - len(travelled)} open directories go on at this host's own offsets" in caplog.text
+    with loaded(data, tmp_path) as destination:
+        for fh, seen in zip(fhs, first, strict=True):
+            names = [name for _, name in seen] + everything(destination, 1, fh, seen[-1][0])
+            assert sorted(names) == sorted([".", "..", *(f"name{number}" for number in range(100))])
+
+
 def entries(side: Side, node: int, fh: int, offset: int, size: int = 1024) -> list[tuple[int, str]]:
     """(offset behind it, name) of one READDIR."""
     data = side.guest.ask(Op.READDIR, node, READ_IN.pack(fh=fh, offset=offset, size=size))
@@ -418,6 +444,74 @@ def test_a_diverged_block_clone(host: bytes | None, tmp_path: Path, mount: Calla
             assert destination.read(held["left"], handles["left"]) == b"left    "
             if "synced" in names:
                 assert destination.read(held["synced"], handles["synced"]) == b"another!"
+
+
+@needs_mounts("mkfs.ext4")
+def test_what_a_clone_does_not_have_is_not_found_in_it_later(tmp_path: Path, mount: Callable[..., Path]) -> None:
+    """A handle of the original says nothing of the clone, to the next destination there either."""
+    image, clone = tmp_path / "one.img", tmp_path / "two.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-E", "root_owner=0:0", image], check=True)
+    share = mount("share", "-o", "loop", image)
+    (share / "file").write_text("as it was")
+    os.sync()
+    shutil.copyfile(image, clone)
+    other = mount("other", "-o", "loop", clone)
+    (other / "file").write_text("as it has become since")
+    with Side(share, GUEST_ERROR) as source:
+        node = source.walk("file")
+        fh = source.guest.open(node, os.O_RDONLY)
+        source.stop()
+        data = source.save()
+    for _ in range(2):
+        with loaded(data, other, GUEST_ERROR) as destination:
+            assert destination.guest.refused(Op.READ, node, READ_IN.pack(fh=fh, size=100))
+            assert destination.guest.refused(Op.GETATTR, node, bytes(16))
+            destination.stop()
+            data = destination.save()
+
+
+def test_files_are_compared_where_nothing_is_known_of_the_directory(tmp_path: Path) -> None:
+    """By type and size, as in a copy."""
+    (tmp_path / "file").write_text("as it was")
+    with Side(tmp_path) as source:
+        source.walk("file")
+        source.stop()
+        found = stream.load(source.save())
+    assert found.trailer is not None
+    records = [
+        replace(record, shapes=(), shape_of=b"\xff" * len(record.ids), handles=b"")
+        if isinstance(record, InodeIdentities)
+        else record
+        for record in found.trailer.records
+        if not isinstance(record, Mounts)
+    ]
+    data = b"".join(stream.save(found.state, records))
+    with loaded(data, tmp_path):
+        pass
+    (tmp_path / "file").write_text("as it has become since")
+    assert "it has 22 bytes here, but 9 at the source" in refusal(data, tmp_path)
+    require = replace(FIND_PATHS, identity=IdentityCheck.REQUIRE)
+    assert "the stream does not say which directory" in refusal(data, tmp_path, require)
+
+
+@needs_mounts()
+def test_more_mounts_than_one_record_can_tell_apart(tmp_path: Path, mount: Callable[..., Path]) -> None:
+    """Each file is known by its handle all the same."""
+    for number in range(260):
+        (mount(f"m{number}", "-t", "tmpfs", "none") / "file").write_text("the same size")
+    with Side(tmp_path) as source:
+        nodes = [source.walk(f"m{number}/file") for number in range(260)]
+        source.stop()
+        data = source.save()
+    for number in (0, 259):
+        (tmp_path / f"m{number}" / "file").unlink()
+        (tmp_path / f"m{number}" / "file").write_text("another thing")
+    with loaded(data, tmp_path, GUEST_ERROR) as destination:
+        for number, node in enumerate(nodes):
+            answer = destination.guest.send(Call(Op.GETATTR, node, bytes(16)))
+            assert bool(answer.error) == (number in (0, 259)), number
 
 
 SWITCHES = {
