@@ -27,7 +27,7 @@ cdef struct Record:
     uint64_t refcount
     uint64_t parent                 # nodeid, of a PATH or of a FILE_HANDLE of which the trailer says where it lies
     const uint8_t *name             # in `parent`; NULL: unknown
-    const uint8_t *located          # of a FILE_HANDLE: its handle
+    const uint8_t *located          # of a FILE_HANDLE: its handle; of a FULL_PATH: its path
     const uint8_t *compare          # of --migration-verify-handles: the handle to compare, else NULL
     const uint8_t *expected         # the handle that the trailer expects, else NULL
     uint64_t size                   # the size and the time of change that the trailer expects
@@ -77,3 +77,4 @@ cdef class Records:
     cdef uint64_t _order(self) except? 0xffffffffffffffff
     cdef uint64_t _levels(self, const uint32_t *starts, const uint32_t *below) except? 0xffffffffffffffff
     cdef object _handle(self, const uint8_t *at)
+    cdef object _path(self, const uint8_t *at)

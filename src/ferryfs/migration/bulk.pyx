@@ -13,11 +13,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add, index_free, index_next
-from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle, read_name, read_number
+from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle, read_name, read_number, read_path
 
 from array import array
 
-from ferryfs.migration.state import ByHandle, FileHandle, Inode as InodeRecord, Invalid, Path, RootNode
+from ferryfs.migration.state import ByHandle, FileHandle, FullPath, Inode as InodeRecord, Invalid, Path, RootNode
 
 
 cdef enum:
@@ -70,6 +70,8 @@ cdef class Records:
             location = Path(record.parent, record.name[:record.name_length].decode())
         elif record.location == INVALID:
             location = Invalid()
+        elif record.location == FULL_PATH:
+            location = FullPath(self._path(record.located))
         else:
             location = ByHandle(self._handle(record.located))
         return InodeRecord(record.id, record.refcount, location, self._handle(record.compare) if record.compare != NULL else None)
@@ -125,6 +127,14 @@ cdef class Records:
         if read_handle(&cursor, &told) < 0:
             raise AssertionError("a handle that was read once can't be read again")
         return FileHandle(told.mount, told.type, told.bytes[:told.size])
+
+    cdef object _path(self, const uint8_t *at):
+        cdef const uint8_t *path = NULL
+        cdef uint64_t length = 0
+        cdef Cursor cursor = self.behind(at)
+        if read_path(&cursor, &path, &length) < 0:
+            raise AssertionError("a path that was read once can't be read again")
+        return path[:length].decode()
 
     cdef Cursor behind(self, const uint8_t *at) noexcept nogil:
         """A cursor that stands at ``at`` in the stream."""
@@ -185,6 +195,8 @@ cdef class Records:
     cdef int _parse_one(self, Cursor *cursor, Record *record) noexcept nogil:
         cdef uint64_t location = 0
         cdef ToldHandle told
+        cdef const uint8_t *path = NULL
+        cdef uint64_t path_length = 0
         cdef int result = 0
         if read_number(cursor, &record.id) < 0 or read_number(cursor, &record.refcount) < 0 or read_number(cursor, &location) < 0:
             return -1
@@ -196,6 +208,9 @@ cdef class Records:
             if read_number(cursor, &record.parent) < 0:
                 return -1
             result = read_name(cursor, &record.name, &record.name_length)
+        elif location == FULL_PATH:
+            record.located = cursor.data + cursor.at
+            result = read_path(cursor, &path, &path_length)
         elif location == FILE_HANDLE:
             record.located = cursor.data + cursor.at
             result = read_handle(cursor, &told)

@@ -107,14 +107,33 @@ cdef inline bint is_utf8(const uint8_t *text, uint64_t length) noexcept nogil:
     return True
 
 
+cdef inline bint is_name(const uint8_t *bytes, uint64_t size) noexcept nogil:
+    """Whether these bytes, which have no '/', no NUL, and are UTF-8, can be the name of a directory entry."""
+    if size == 0 or size > NAME_MAX_BYTES:
+        return False
+    return not (bytes[0] == c'.' and (size == 1 or (size == 2 and bytes[1] == c'.')))
+
+
+cdef inline int read_path(Cursor *cursor, const uint8_t **bytes, uint64_t *length) noexcept nogil:
+    """A path from the root, in UTF-8, each component of which is a name."""
+    cdef uint64_t start = 0
+    cdef uint64_t i
+    if read_extent(cursor, bytes, length) < 0 or memchr(bytes[0], 0, length[0]) != NULL or not is_utf8(bytes[0], length[0]):
+        return -1
+    for i in range(length[0]):
+        if bytes[0][i] == c'/':
+            if not is_name(bytes[0] + start, i - start):
+                return -1
+            start = i + 1
+    return 0 if is_name(bytes[0] + start, length[0] - start) else -1
+
+
 cdef inline int read_name(Cursor *cursor, const uint8_t **bytes, uint16_t *length) noexcept nogil:
     """A name of one component, in UTF-8."""
     cdef uint64_t size = 0
-    if read_extent(cursor, bytes, &size) < 0 or size == 0 or size > NAME_MAX_BYTES:
+    if read_extent(cursor, bytes, &size) < 0 or not is_name(bytes[0], size):
         return -1
     length[0] = <uint16_t>size
-    if bytes[0][0] == c'.' and (size == 1 or (size == 2 and bytes[0][1] == c'.')):
-        return -1
     if memchr(bytes[0], c'/', size) != NULL or memchr(bytes[0], 0, size) != NULL or not is_utf8(bytes[0], size):
         return -1
     return 0
