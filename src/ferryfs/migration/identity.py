@@ -26,6 +26,12 @@ from ferryfs.values import frozen
 # mount for ever, on one host), bcachefs, erofs, overlayfs (of its own UUID).
 STABLE_FSID_KINDS: Final = frozenset({0xEF53, 0x9123683E, 0x00C36400, 0x01021994, 0xCA451A4E, 0xE0F5E1E2, 0x794C7630})
 
+# FUSE (sshfs, mergerfs, a virtiofs where the host is a virtual machine). A file handle there is the number that this
+# mount's server gave the file when it was looked up. The next mount gives the same numbers, to others, and may have the
+# same device number: 1. "a" is looked up as 2; 2. the guest goes into a file, and the mount goes; 3. "a" and "b" are
+# swapped; 4. it is mounted again, and "a" is looked up first.
+FLEETING_KINDS: Final = frozenset({0x65735546})
+
 # What a file system answers that has no handles (of this sort), or a kernel that does not know the flag.
 _NO_HANDLE_ERRNOS: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW})
 
@@ -58,6 +64,8 @@ class Verdict:
 
     sameness: Sameness
     reason: str
+    # Whether file handles of the one lead to anything in the other.
+    handles: bool = True
 
 
 def make_handle(dir_fd: int, name: bytes = b"") -> MadeHandle | None:
@@ -133,7 +141,9 @@ def same_directory(source: FileSystemIdentity | None, here: FileSystemIdentity |
         return Verdict(Sameness.UNPROVEN, "there is no identity to compare")
     differs = _difference(source, here)
     if differs:
-        return Verdict(Sameness.DIFFERENT, differs)
+        return Verdict(Sameness.DIFFERENT, differs, handles=False)
+    if source.kind in FLEETING_KINDS:
+        return Verdict(Sameness.UNPROVEN, "file handles of FUSE last no longer than the mount", handles=False)
     if source.host and source.host == here.host:
         if source.device == here.device:
             return Verdict(Sameness.SAME, "host, device and inode number are equal")

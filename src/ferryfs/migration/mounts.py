@@ -55,9 +55,10 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool) -> MountsHere:
             if verdict is not None and verdict.sameness is Sameness.SAME:
                 found.same.add(index)
                 found.ids[index] = mount_id(fd)
-            elif verdict is not None and verdict.sameness is Sameness.DIFFERENT:
+            elif verdict is not None and not verdict.handles:
+                what = "another" if verdict.sameness is Sameness.DIFFERENT else "maybe another"
                 found.other[mount.mount_id] = (
-                    f"another file system is mounted at {os.fsdecode(mount.path)!r} here: {verdict.reason}"
+                    f"{what} file system is mounted at {os.fsdecode(mount.path)!r} here: {verdict.reason}"
                 )
         finally:
             os.close(fd)

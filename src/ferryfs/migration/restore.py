@@ -185,10 +185,10 @@ class Restore:
             raise StateError(
                 f"--migration-identity=require: the shared directory is {verdict.sameness.value}: {verdict.reason}"
             )
-        if by_handle and verdict.sameness is Sameness.DIFFERENT:
+        if by_handle and not verdict.handles:
             raise StateError(
-                "the source sent file handles (--migration-mode=file-handles), and the shared directory is another "
-                f"one: {verdict.reason}"
+                "the source sent file handles (--migration-mode=file-handles), and the shared directory is "
+                f"{verdict.sameness.value}: {verdict.reason}"
             )
         if not self._same and self._compare and not by_handle and carried.identities.unmeasured():
             why = "and the source left out the sizes by which a copy is known (--migration-restore=lazy there)"

@@ -77,6 +77,15 @@ def test_one_host() -> None:
     assert same_directory(replace(bare, host=b""), replace(bare, host=b"")).sameness is Sameness.UNPROVEN
 
 
+def test_fuse() -> None:
+    """Its next mount has all of it equal, and its handles are of other files."""
+    fuse = replace(EXT4, kind=0x65735546, uuid=b"", fsid=0)
+    verdict = same_directory(fuse, fuse)
+    assert verdict.sameness is Sameness.UNPROVEN
+    assert not verdict.handles
+    assert same_directory(EXT4, EXT4).handles
+
+
 def test_real_directories(tmp_path: Path) -> None:
     """A directory is itself, by any fd and any name, and not another one beside it."""
     (tmp_path / "a").mkdir()
