@@ -61,6 +61,9 @@ class Migrator:
 
     def log_all(self, on: bool) -> None:
         """Begins to collect in the background, or ends that."""
+        if on:
+            # Two that mark what they have looked at would take each other's marks for their own (``steady``).
+            self._end_save("a new migration began")
         self._stop_collecting()
         self._capture = None
         self._under_way = "paths were being collected" if on else ""
@@ -83,13 +86,17 @@ class Migrator:
 
     def ring_starts(self) -> None:
         """The guest goes on: a save that is still under way would read tables that change below it."""
-        if self._direction == SAVE and self._transfer is not None and self._transfer.wait(0) is Outcome.RUNNING:
-            _LOG.error("Migration: a virtqueue was started while the state was being saved; the save is given up.")
-            self._stop_transfer()
+        self._end_save("a virtqueue was started")
         if self.proving is not None:
             self.proving.start()
         if self._under_way == _NOT_STARTED:
             self._under_way = ""
+
+    def _end_save(self, why: str) -> None:
+        """Gives up a save that is under way."""
+        if self._direction == SAVE and self._transfer is not None and self._transfer.wait(0) is Outcome.RUNNING:
+            _LOG.error("Migration: %s while the state was being saved; the save is given up.", why)
+            self._stop_transfer()
 
     def begin(self, direction: int, phase: int, fd: int) -> tuple[int, int | None]:
         """SET_DEVICE_STATE_FD."""

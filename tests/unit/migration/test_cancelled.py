@@ -110,7 +110,7 @@ def test_while_collecting(step: str, ends: str, share: Path, monkeypatch: pytest
         source.serves_as_before()
 
 
-@pytest.mark.parametrize("ends", ["reset", "ring", "another save", "close"])
+@pytest.mark.parametrize("ends", ["reset", "ring", "another migration", "another save", "close"])
 @pytest.mark.parametrize("step", STEPS)
 def test_while_saving(step: str, ends: str, share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also a ring that is started in the middle of it: the tables must not be read while they change."""
@@ -124,6 +124,9 @@ def test_while_saving(step: str, ends: str, share: Path, monkeypatch: pytest.Mon
             assert reached.wait(20)
         if ends == "ring":
             source.migrator.ring_starts()
+        elif ends == "another migration":
+            source.migrator.log_all(True)
+            source.migrator.log_all(False)
         elif ends == "reset":
             source.migrator.reset()
         elif ends == "close":
