@@ -65,6 +65,7 @@ ENTRY_BYTES: Final = 24
 # How many names of a kind a log line has.
 NAMED: Final = 5
 MAX_PAGES: Final = 256
+_LOST_BEFORE: Final = "an earlier migration has lost it"
 _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 
 
@@ -237,19 +238,26 @@ class Capture:
             for number, (code, _) in findings.lost.items()
             if code in (errno.ESTALE, errno.ENOENT) and number not in opened
         ]
-        left_out = self._live.leave_out([*idle, *gone])
+        before = self._live.lost_before()
+        # Stale for the guest already, and nowhere to be looked for: it stays so, however often the guest moves.
+        stale = [
+            number for number, code, _, name in before if code == errno.ESTALE and not name and number not in opened
+        ]
+        left_out = self._live.leave_out([*idle, *gone, *stale])
         lost: list[Lost] = []
         for number, (code, reason) in sorted(findings.lost.items()):
             if number in left_out:
                 lost.append(Lost(number, self._live.facts(number)[2], errno.ESTALE, reason))
             else:
                 lost.append(Lost(number, 0, code, reason))
-        for number, code, _, _ in self._live.lost_before():
-            lost.append(Lost(number, 0, code, "an earlier migration has lost it"))
         # A busy guest forgets late what it has removed: that is no loss.
-        stale = findings.lost
-        self._log_lost([one for one in lost if not (one.refcount and stale[one.inode][0] == errno.ESTALE)])
-        return lost, left_out & findings.unlinked
+        self._log_lost([one for one in lost if not one.refcount or findings.lost[one.inode][0] != errno.ESTALE])
+        again = [
+            Lost(number, self._live.facts(number)[2] if number in left_out else 0, code, _LOST_BEFORE)
+            for number, code, _, _ in before
+        ]
+        self._log_lost([one for one in again if not one.refcount])
+        return lost + again, left_out & findings.unlinked
 
     def _lives_on(self, number: int) -> bool:
         """Of an unlinked inode in file-handles mode: whether its handle will be good as long as the source runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -562,3 +563,19 @@ def test_v1(tmp_path: Path) -> None:
     assert any(isinstance(record, Unlinked) for record in found.trailer.records)
     with loaded(data, tmp_path) as destination:
         assert destination.read(node, fh) == b"content"
+
+
+@pytest.mark.parametrize("config", MODES, ids=mode_of)
+def test_what_is_stale_stays_stale(config: MigrationConfig, tmp_path: Path) -> None:
+    """A cached file that was removed on the host fails no migration, neither the first nor any after it."""
+    (tmp_path / "file").touch()
+    with Side(tmp_path, config) as source:
+        node = source.walk("file")
+        os.unlink(tmp_path / "file")
+        source.stop()
+        data = source.save()
+    for _ in range(3):
+        with loaded(data, tmp_path, config) as side:
+            assert side.guest.refused(Op.GETATTR, node, bytes(16)) == errno.ESTALE
+            side.stop()
+            data = side.save()
