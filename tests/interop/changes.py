@@ -55,14 +55,29 @@ def chmods(host: Path) -> None:
     (host / "src").chmod(0)
 
 
+# Of mount(2).
+MS_BIND = 4096
+
+
 def mounts_over(host: Path) -> None:
     """Another file system over the file's directory, with a file of the same name and size."""
     size = (host / "src" / "main.c").stat().st_size
+    _mount(b"none", host / "src", b"tmpfs")
+    (host / "src" / "main.c").write_bytes(b"o" * size)
+
+
+def mounts_over_the_file(host: Path) -> None:
+    """Another file of the share over the file itself, of the same size."""
+    above = host / "above"
+    above.write_bytes(b"a" * (host / "src" / "main.c").stat().st_size)
+    _mount(os.fsencode(above), host / "src" / "main.c", None, MS_BIND)
+
+
+def _mount(what: bytes, where: Path, kind: bytes | None, flags: int = 0) -> None:
     # Not by mount(8): 1. the guest is stopped, 2. we fork, 3. the child closes the files of the mount that it has from
     # us, which is a request to the daemon, and never executes anything.
-    if ctypes.CDLL(None, use_errno=True).mount(b"none", os.fsencode(host / "src"), b"tmpfs", ctypes.c_ulong(0), None):
-        raise OSError(ctypes.get_errno(), "mount", host)
-    (host / "src" / "main.c").write_bytes(b"o" * size)
+    if ctypes.CDLL(None, use_errno=True).mount(what, os.fsencode(where), kind, ctypes.c_ulong(flags), None):
+        raise OSError(ctypes.get_errno(), "mount", where)
 
 
 CHANGES: tuple[Change, ...] = (
@@ -76,6 +91,7 @@ CHANGES: tuple[Change, ...] = (
     replaces_with_a_backup,
     chmods,
     mounts_over,
+    mounts_over_the_file,
 )
 # What the guest may do just as well.
 GUEST_CHANGES: tuple[Change, ...] = (renames, moves_the_parent, unlinks, unlinks_and_recreates, replaces)

@@ -2,8 +2,10 @@
 
 Some facts about handles. open_by_handle_at reaches the whole file system, also what lies beside the shared directory.
 A directory has one place, and ``..`` leads up from it. A file may have any number of names, and none leads back to
-them: it is shown to be in the share by a name that has its handle. An inode without a name left is nowhere, and what
-virtiofsd writes says no names: both are taken on trust in whoever wrote the stream.
+them: it is shown to be in the share by a name that has its handle. Where something is mounted over that name, every
+path leads to what is above; but the directory itself still lists what is beneath, by its inode number, which is no
+other's on that file system as long as we have it open. An inode without a name left is nowhere, and what virtiofsd
+writes says no names: both are taken on trust in whoever wrote the stream.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextlib import suppress
 
 from ferryfs.migration import _syscalls, identity
 from ferryfs.migration.live_destination import LiveDestination
-from ferryfs.migration.mounts import MountsHere
+from ferryfs.migration.mounts import MountsHere, mount_id
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import FileHandle, MountPath
 from ferryfs.migration.verify import Expected
@@ -110,10 +112,12 @@ class Handles:
             parent = self._live.open_path(expected.parent)
             try:
                 made = identity.make_handle(parent, expected.name)
+                if made and (made.handle_type, made.handle) == (handle.handle_type, handle.handle):
+                    return True
+                if _is_beneath(fd, parent, expected.name):
+                    return True
             finally:
                 os.close(parent)
-            if made and (made.handle_type, made.handle) == (handle.handle_type, handle.handle):
-                return True
         return self._is_at_its_path(fd)
 
     def _is_at_its_path(self, fd: int) -> bool:
@@ -121,11 +125,14 @@ class Handles:
         with suppress(OSError):
             path = self._share.path_of(fd)
             if path is not None:
+                folder, _, name = path.rpartition(b"/")
                 there = self._share.open(path)
+                above = self._share.open(folder) if folder else os.dup(self._share.root_fd)
                 try:
-                    return os.path.sameopenfile(there, fd)
+                    return os.path.sameopenfile(there, fd) or _is_beneath(fd, above, name)
                 finally:
                     os.close(there)
+                    os.close(above)
         return False
 
     def within(self, fd: int) -> bool:
@@ -151,3 +158,21 @@ class Handles:
             return False
         finally:
             os.close(at)
+
+
+def _is_beneath(fd: int, folder_fd: int, name: bytes) -> bool:
+    """Whether something is mounted at a name of a directory, and ``fd`` is what lies beneath. Raises OSError."""
+    status = os.fstat(fd)
+    above = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        covered = mount_id(above) != mount_id(folder_fd)
+    finally:
+        os.close(above)
+    if not covered or os.fstat(folder_fd).st_dev != status.st_dev:
+        return False
+    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        with os.scandir(readable) as entries:
+            return any(entry.name == os.fsdecode(name) and entry.inode() == status.st_ino for entry in entries)
+    finally:
+        os.close(readable)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import stat
 from typing import Final
 
 from ferryfs.migration import _syscalls
@@ -95,12 +96,14 @@ def boot_id() -> bytes:
         return b""
 
 
-def of_directory(dir_fd: int, host: bytes = b"") -> FileSystemIdentity:
-    """The identity of an open directory (O_PATH will do); ``host`` is ``boot_id()``. Raises OSError."""
-    status = _syscalls.statx(dir_fd, b"", _syscalls.AT_EMPTY_PATH, _syscalls.STATX_BASIC | _syscalls.STATX_BTIME)
-    kind, fsid, _ = _syscalls.file_system(dir_fd)
-    made = make_handle(dir_fd)
-    uuid = _uuid(dir_fd)
+def of_mounted(fd: int, host: bytes = b"") -> FileSystemIdentity:
+    """The identity of a directory, or of a single file that is mounted over another one (open with O_PATH, or as it
+    likes); ``host`` is ``boot_id()``. Raises OSError.
+    """
+    status = _syscalls.statx(fd, b"", _syscalls.AT_EMPTY_PATH, _syscalls.STATX_BASIC | _syscalls.STATX_BTIME)
+    kind, fsid, _ = _syscalls.file_system(fd)
+    made = make_handle(fd)
+    uuid = _uuid_of(fd)
     return FileSystemIdentity(
         kind=kind,
         handle_type=made.handle_type if made else 0,
@@ -116,10 +119,15 @@ def of_directory(dir_fd: int, host: bytes = b"") -> FileSystemIdentity:
     )
 
 
-def _uuid(dir_fd: int) -> bytes:
-    """The file system's UUID; empty where it has none, and of a directory that may be passed through but not read."""
+def _uuid_of(fd: int) -> bytes:
+    """The file system's UUID; empty where it has none, and of a directory that may be passed through but not read.
+
+    Empty for a file: it would have to be opened, which a device or a FIFO may take for more than a look.
+    """
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        return b""
     try:
-        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
         return b""
     try:

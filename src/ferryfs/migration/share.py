@@ -80,9 +80,9 @@ class Share:
         return [b".", *sorted(path for path in paths.values() if path != b".")]
 
     def identity_of(self, fd: int) -> FileSystemIdentity | None:
-        """The identity of an open directory; None when it has none that can be told."""
+        """The identity of an open directory or mounted file; None when it has none that can be told."""
         try:
-            return identity.of_directory(fd, self.host)
+            return identity.of_mounted(fd, self.host)
         except OSError:
             return None
 

@@ -14,7 +14,7 @@ import pytest
 from namespaces import needs_mounts, with_mounts
 
 from ferryfs.migration import identity
-from ferryfs.migration.identity import Sameness, boot_id, make_handle, of_directory, same_directory
+from ferryfs.migration.identity import Sameness, boot_id, make_handle, of_mounted, same_directory
 from migration.samples import EXT4
 
 ELSEWHERE = replace(EXT4, host=b"another kernel's", device=77)
@@ -93,7 +93,7 @@ def test_real_directories(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a")
     fds = [os.open(tmp_path / name, os.O_PATH | os.O_DIRECTORY) for name in ("a", "link", "b")]
     try:
-        first, again, other = (of_directory(fd, boot_id()) for fd in fds)
+        first, again, other = (of_mounted(fd, boot_id()) for fd in fds)
     finally:
         for fd in fds:
             os.close(fd)
@@ -113,12 +113,12 @@ def test_a_directory_that_can_not_be_read(tmp_path: Path) -> None:
         ctypes.CDLL(None).setfsuid(65534)
         with pytest.raises(PermissionError):
             os.open(".", os.O_RDONLY, dir_fd=fd)
-        return of_directory(fd)
+        return of_mounted(fd)
 
     try:
         with ThreadPoolExecutor(1) as pool:
             found = pool.submit(as_nobody).result()
-        assert found == replace(of_directory(fd), uuid=b"", fsid=found.fsid)
+        assert found == replace(of_mounted(fd), uuid=b"", fsid=found.fsid)
     finally:
         os.close(fd)
 
@@ -160,7 +160,7 @@ COMPARE = """
 from ferryfs.migration import identity
 names = ["a", "b", "clone", "bound", "tmp", "other", "over"]
 def all_of(host):
-    return {name: identity.of_directory(os.open(name, os.O_PATH), host) for name in names}
+    return {name: identity.of_mounted(os.open(name, os.O_PATH), host) for name in names}
 here, there, again = all_of(b"one"), all_of(b"two"), all_of(b"one")
 show({
     "hosts": {f"{a} {b}": identity.same_directory(here[a], there[b]).sameness.name for a in names for b in names},
