@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -22,12 +24,13 @@ class CuttingProxy:
     """Listens on ``path`` for one front-end and passes ``allowed`` of its messages on to the daemon at ``target``.
 
     The next message cuts both connections. ``passed`` are the numbers of the messages that went through. ``before``
-    says what is done before the next message of a number goes on. Both may be set while it runs. ``tap_state`` does so
-    in the middle of a device state.
+    says what is done before the next message of a number goes on, ``at`` before the message in a place of ``passed``.
+    All of these may be set while it runs. ``tap_state`` does something in the middle of a device state.
     """
 
     def __init__(self, path: Path, target: Path, allowed: int = UNLIMITED) -> None:
         self.before: dict[int, Callable[[], None]] = {}
+        self.at: dict[int, Callable[[], None]] = {}
         self.allowed = allowed
         self._taps: list[tuple[int, Callable[[], None]]] = []
         self.passed: list[int] = []
@@ -54,6 +57,11 @@ class CuttingProxy:
         """Passes so many bytes of the next device state on; then does something, and no byte more goes through."""
         self._taps.append((size, then))
 
+    def kill_front_end(self) -> None:
+        """Lets the process of the front-end die on the spot; who started it waits for it."""
+        credentials = self._front.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
+
     def cut(self) -> None:
         """Breaks both connections. Idempotent."""
         for sock in (self._listener, self._front, self._back):
@@ -76,8 +84,9 @@ class CuttingProxy:
                         break
                     number, _, size = HEADER.unpack(header)
                     payload = self._front.recv(size, socket.MSG_WAITALL) if size else b""
-                    if number in self.before:
-                        self.before.pop(number)()
+                    for waiting, key in ((self.before, number), (self.at, len(self.passed))):
+                        if key in waiting:
+                            waiting.pop(key)()
                     if number == Request.SET_DEVICE_STATE_FD and self._taps:
                         fds = [self._tapped(payload, *fds)]
                     socket.send_fds(self._back, [header + payload], fds)

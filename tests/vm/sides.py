@@ -18,7 +18,6 @@ from ferryfs.wire.vhost_user import Request
 from vm.conftest import TAG, Boot, booting
 
 # In the middle of the state, which is more than 200 bytes long.
-MIDDLE = "the middle of the state"
 MIDDLE_BYTES = 100
 
 
@@ -34,12 +33,21 @@ class Side:
         """The one or the other, on the spot."""
         (self.guest if who == "QEMU" else self.backend).kill()
 
-    def at(self, point: Request | str, then: Callable[[], None]) -> None:
-        """Does something when QEMU is about to send that message."""
-        if isinstance(point, Request):
-            self.proxy.before[point] = then
-        else:
-            self.proxy.tap_state(MIDDLE_BYTES, then)
+    def at(self, message: Request, then: Callable[[], None]) -> None:
+        """Does something when QEMU has sent that message, and the daemon has not got it."""
+        self.proxy.before[message] = then
+
+    def at_place(self, first: Request, place: int, then: Callable[[], None]) -> None:
+        """The same at a message that comes so many messages after that one."""
+
+        def count() -> None:
+            self.proxy.at[len(self.proxy.passed) + place] = then
+
+        self.at(first, count)
+
+    def in_the_middle(self, then: Callable[[], None]) -> None:
+        """The same in the middle of the state."""
+        self.proxy.tap_state(MIDDLE_BYTES, then)
 
 
 class Sides:
@@ -53,13 +61,22 @@ class Sides:
         self._python = python
         self._count = 0
 
-    def start(self, incoming: str = "defer", options: Sequence[str] = ()) -> Side:
-        """A QEMU that waits for a guest, or with ``incoming`` empty boots one. ``options`` are the daemon's."""
+    def start(
+        self,
+        incoming: str = "defer",
+        options: Sequence[str] = (),
+        arrange: Callable[[Backend, CuttingProxy], None] = lambda *_: None,
+    ) -> Side:
+        """A QEMU that waits for a guest, or with ``incoming`` empty boots one. ``options`` are the daemon's.
+
+        ``arrange`` is called before QEMU starts.
+        """
         self._count += 1
         path = self._folder / f"daemon{self._count}"
         backend = Backend(daemon_command(OWN), self.shared, path, path.with_suffix(".log"), options)
         self._stack.enter_context(backend)
         proxy = self._stack.enter_context(CuttingProxy(path.with_suffix(".proxy"), path))
+        arrange(backend, proxy)
         share = Share(TAG, path.with_suffix(".proxy"))
         return Side(self._boot(share, memory=256, cpus=1, incoming=incoming, python=self._python), backend, proxy)
 

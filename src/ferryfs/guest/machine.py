@@ -72,8 +72,11 @@ class Guest:
             )
         deadline = time.monotonic() + BOOT_TIMEOUT
         self._await_socket(self.folder / "agent", deadline)
-        self.monitor = self._resources.enter_context(Monitor(self.folder / "monitor", BOOT_TIMEOUT))
-        self.agent = self._resources.enter_context(Agent(self.folder / "agent"))
+        try:
+            self.monitor = self._resources.enter_context(Monitor(self.folder / "monitor", BOOT_TIMEOUT))
+            self.agent = self._resources.enter_context(Agent(self.folder / "agent"))
+        except (QmpError, OSError) as error:
+            raise SetupError(f"QEMU did not start: {self.error_text() or error}") from error
 
     def _await_socket(self, path: Path, deadline: float) -> None:
         assert self._process is not None
@@ -120,6 +123,17 @@ class Guest:
     def error_text(self) -> str:
         """What QEMU itself wrote."""
         return self.errors.read_text(errors="replace").strip() if self.errors.exists() else ""
+
+    def wait(self, timeout: float = QUIT_TIMEOUT) -> int:
+        """Wait for QEMU to end by itself; its exit status, or the negative number of the signal that ended it.
+
+        :raises SetupError: it is still running after ``timeout`` seconds.
+        """
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise SetupError(f"QEMU is still running {timeout:g} s after it had to end.") from error
 
     def kill(self) -> None:
         """Let QEMU die on the spot, as it does when the host runs out of memory."""
