@@ -1,6 +1,6 @@
 """GETATTR, SETATTR, STATX, STATFS, ACCESS."""
 
-from libc.errno cimport EACCES, EBADF, EFBIG, EINVAL, ENOENT, EROFS, ESTALE, errno
+from libc.errno cimport EACCES, EBADF, EFBIG, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESTALE, errno
 from libc.stdint cimport INT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport timespec
@@ -19,8 +19,8 @@ from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport Request, Server
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_NONBLOCK, O_RDONLY, O_WRONLY, STATX_BASIC_STATS, STATX_BTIME, S_IFDIR,
-    S_IFMT, Stat, SYS_statx, Statx, UTIME_NOW, UTIME_OMIT, close, fchmodat, fchownat, fstatvfs, ftruncate, snprintf, statvfs_t,
-    syscall, utimensat,
+    S_IFMT, Stat, SYS_fchmodat2, SYS_statx, Statx, UTIME_NOW, UTIME_OMIT, close, fchmod, fchmodat, fchownat, fstatvfs,
+    ftruncate, snprintf, statvfs_t, syscall, utimensat,
 )
 
 
@@ -102,10 +102,19 @@ cdef int op_statx(Request *request) noexcept nogil:
     return result if result < 0 else reply(request, &st, sizeof(st))
 
 
-cdef int change_mode(Server *server, int fd, uint32_t mode) noexcept nogil:
+cdef int change_mode(Server *server, int fd, bint is_open, uint32_t mode) noexcept nogil:
+    """Sets the mode of what `fd` is; `is_open`: it is an open file's, not O_PATH. 0 or -errno."""
     cdef char path[16]
+    mode &= 0o7777
+    if is_open:
+        return 0 if fchmod(fd, mode) == 0 else -errno
+    if syscall(SYS_fchmodat2, fd, <const char *>"", mode, AT_EMPTY_PATH) == 0:
+        return 0
+    # Older kernels don't know it, and a container's filter may refuse what it does not know.
+    if errno != ENOSYS and errno != EPERM:
+        return -errno
     snprintf(path, sizeof(path), "%d", fd)
-    return 0 if fchmodat(server.proc_fd, path, mode & 0o7777, 0) == 0 else -errno
+    return 0 if fchmodat(server.proc_fd, path, mode, 0) == 0 else -errno
 
 
 cdef int change_owner(Server *server, int fd, const SetattrIn *args) noexcept nogil:
@@ -196,7 +205,7 @@ cdef int op_setattr(Request *request) noexcept nogil:
         result = fd
     # The order of Linux' own notify_change users does not matter to a guest: it sends what one call changed.
     if result == 0 and args.valid & FATTR_MODE:
-        result = change_mode(server, fd, args.mode)
+        result = change_mode(server, fd, handle != NULL or other != NULL, args.mode)
     if result == 0 and args.valid & (FATTR_UID | FATTR_GID):
         result = change_owner(server, fd, &args)
     if result == 0 and args.valid & FATTR_SIZE:

@@ -104,6 +104,7 @@ cdef extern from "sys/eventfd.h" nogil:
 cdef enum:
     RWF_NOWAIT = 0x8
     RWF_APPEND = 0x10
+    SYS_fchmodat2 = 452                 # Linux 6.6
     AT_HANDLE_FID = 0x200
     AT_HANDLE_MNT_ID_UNIQUE = 0x1       # Linux 6.12; the mount id is then 64 bit
     STATX_BASIC_STATS = 0x7ff
