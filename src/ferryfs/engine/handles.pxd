@@ -13,6 +13,7 @@ cdef enum:
     HANDLE_INVALID = 4          # lost in a migration: every access answers `error`
     HANDLE_USED = 8             # not a free slot (virtiofsd hands out fh 0, so the number does not tell)
     HANDLE_NO_NOWAIT = 16       # its file system has no RWF_NOWAIT (tmpfs)
+    HANDLE_SYNCS_SOON = 32      # its last FSYNC hardly waited, and nothing was written by it since: a guess
 
 
 # An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
@@ -71,6 +72,14 @@ cdef void dir_drop_rest(HandleTable *table, DirStream *dir) noexcept nogil
 cdef void dir_drop_carried(DirStream *dir) noexcept nogil
 cdef void handle_set_flags(HandleTable *table, Handle *handle, int flags) noexcept nogil
 cdef void handle_set_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil
+cdef void handle_clear_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil
+
+
+cdef inline void handle_written(HandleTable *table, Handle *handle) noexcept nogil:
+    """Notes that the file's content is about to be changed by this handle: its next FSYNC has something to wait for."""
+    if handle.state & HANDLE_SYNCS_SOON:
+        handle_clear_state(table, handle, HANDLE_SYNCS_SOON)
+
 
 # For the migration, under the lock.
 cdef uint32_t take_slot(HandleTable *table) noexcept nogil

@@ -213,6 +213,13 @@ cdef void handle_set_state(HandleTable *table, Handle *handle, uint8_t state) no
     pthread_mutex_unlock(&table.lock)
 
 
+cdef void handle_clear_state(HandleTable *table, Handle *handle, uint8_t state) noexcept nogil:
+    """Takes back what handle_set_state noted."""
+    pthread_mutex_lock(&table.lock)
+    handle.state &= <uint8_t>~state
+    pthread_mutex_unlock(&table.lock)
+
+
 cdef int handles_init(HandleTable *table) noexcept nogil:
     memset(table, 0, sizeof(HandleTable))
     pthread_mutex_init(&table.lock, NULL)

@@ -3,14 +3,17 @@
 from libc.errno cimport EBADF, EFBIG, EINVAL, EISDIR, ENOENT, ENOSYS, ENOTTY, EPERM, EROFS, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FSYNC_FDATASYNC, CopyFileRangeIn, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn
-from ferryfs.engine.handles cimport HANDLE_DIR, Handle, handle_get, handle_put
+from ferryfs.engine.handles cimport (
+    HANDLE_DIR, HANDLE_SYNCS_SOON, Handle, handle_clear_state, handle_get, handle_put, handle_set_state, handle_written,
+)
 from ferryfs.engine.inode_fds cimport inode_open
 from ferryfs.engine.inodes cimport Inode, inode_get, inode_put
 from ferryfs.engine.request cimport reply
-from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, Request, Server
+from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport O_NONBLOCK, O_RDONLY, close, copy_file_range, fallocate, fdatasync, fsync, ioctl, lseek, syncfs
 
 
@@ -22,6 +25,8 @@ cdef enum:
     FSXATTR_SIZE = 28
     # One COPY_FILE_RANGE answers with 32 bits, and the guest must not wait for ever: it asks again for the rest.
     COPY_AT_ONCE = 1 << 30
+    SYNC_FINISHERS = 4                  # a disk makes one flush of several
+    SOON_NS = 100000                    # an FSYNC that takes less had nothing to write
 
 
 cdef Handle *open_file(Request *request, uint64_t fh, bint regular, int *error) noexcept nogil:
@@ -54,6 +59,37 @@ cdef bint kills_setid(const Request *request) noexcept nogil:
     return request.server.session.flags & INIT_HANDLE_KILLPRIV_V2 and request.head.uid != 0
 
 
+cdef uint64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef int sync(Request *request, Handle *handle, bint data_only) noexcept nogil:
+    """fsync or fdatasync of an open file, where it delays nobody: 0, -errno or PUT_OFF.
+
+    The ring is handed on, which costs more than the fsync of a file without changes. So the last one's time says what to do with the
+    next, until the file is written to: where others wait too, one that will hardly wait is left to a few finishers. Where the guess
+    is wrong the monitor calls more of them.
+    """
+    cdef bint soon = handle.state & HANDLE_SYNCS_SOON != 0
+    cdef uint64_t began
+    cdef int result = 0
+    if soon and not request.patient and request.may_put_off(request):
+        request.finishers = SYNC_FINISHERS
+        return PUT_OFF
+    request.may_block(request)
+    began = now_ns()
+    if (fdatasync(handle.fd) if data_only else fsync(handle.fd)) < 0:
+        result = -errno
+    if (now_ns() - began < SOON_NS) != soon:
+        if soon:
+            handle_clear_state(&request.server.handles, handle, HANDLE_SYNCS_SOON)
+        else:
+            handle_set_state(&request.server.handles, handle, HANDLE_SYNCS_SOON)
+    return result
+
+
 cdef int op_fsync(Request *request) noexcept nogil:
     cdef FsyncIn args
     cdef Handle *handle
@@ -62,9 +98,7 @@ cdef int op_fsync(Request *request) noexcept nogil:
     handle = open_file(request, args.fh, False, &result)
     if handle == NULL:
         return result
-    request.may_block(request)
-    if (fdatasync(handle.fd) if args.fsync_flags & FSYNC_FDATASYNC else fsync(handle.fd)) < 0:
-        result = -errno
+    result = sync(request, handle, args.fsync_flags & FSYNC_FDATASYNC)
     done_with(request, handle)
     return result
 
@@ -83,6 +117,7 @@ cdef int op_fallocate(Request *request) noexcept nogil:
     if handle == NULL:
         return result
     dropped = fsetid_drop() if kills_setid(request) else False
+    handle_written(&request.server.handles, handle)
     result = capability_drop(request.server, handle.fd)
     if result == 0 and fallocate(handle.fd, <int>args.mode, <int64_t>args.offset, <int64_t>args.length) < 0:
         result = -errno
@@ -138,6 +173,7 @@ cdef int op_copy_file_range(Request *request) noexcept nogil:
         from_offset = <int64_t>args.off_in
         to_offset = <int64_t>args.off_out
         dropped = fsetid_drop() if kills_setid(request) else False
+        handle_written(&request.server.handles, target)
         result = capability_drop(request.server, target.fd)
         if result == 0:
             moved = copy_file_range(

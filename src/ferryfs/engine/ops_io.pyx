@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID, ReadIn, WriteOut
 from ferryfs.engine.handles cimport (
-    HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state,
+    HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state, handle_written,
 )
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, PUT_OFF, Request, Server
@@ -106,7 +106,7 @@ cdef bint fetch(Request *request, const Handle *handle, const ReadIn *args, bint
         return False
     if handle.flags & O_DIRECT and request.server.settings.allow_direct_io:
         return False
-    return request.may_put_off(request) and posix_fadvise(handle.fd, <long>args.offset, args.size, POSIX_FADV_WILLNEED) == 0
+    return posix_fadvise(handle.fd, <long>args.offset, args.size, POSIX_FADV_WILLNEED) == 0
 
 
 cdef int op_read(Request *request) noexcept nogil:
@@ -148,7 +148,9 @@ cdef int op_read(Request *request) noexcept nogil:
             continue
         if flags and (errno == EAGAIN or errno == EOPNOTSUPP or errno == EINVAL):
             if errno == EAGAIN:
-                if done == 0 and fetch(request, handle, &args, in_sequence):
+                # Alone in its ring it is not put off, but the disk is at work while the next leader is woken.
+                if fetch(request, handle, &args, in_sequence) and done == 0 and request.may_put_off(request):
+                    request.finishers = 1
                     result = PUT_OFF
                     break
                 request.may_block(request)
@@ -191,6 +193,7 @@ cdef int op_write(Request *request) noexcept nogil:
         flags = RWF_APPEND
     if args.io_flags & FUSE_WRITE_KILL_SUIDGID:
         dropped = fsetid_drop()
+    handle_written(&server.handles, handle)
     result = capability_drop(server, handle.fd)
     while result == 0:
         count = chain_slice(request.chain, False, WRITE_DATA + done, args.size - done, request.iovecs, MAX_IOVECS)

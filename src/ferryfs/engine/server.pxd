@@ -87,6 +87,7 @@ cdef struct Request:
     int queue                   # for log lines
     int settled                 # the thread has a working directory and a umask of its own (creds.settle)
     int patient                 # it was put off: it is to be served now, however long it takes
+    int finishers               # with PUT_OFF: how many threads at once are worth it for requests of its kind
     void *worker
     void (*may_block)(Request *) noexcept nogil     # called before a system call that is known to wait
     bint (*may_put_off)(Request *) noexcept nogil   # whether another thread had better serve it (PUT_OFF); not when `patient`

@@ -7,9 +7,10 @@ publishes its one answer when it has it, and becomes a spare. The common case is
 Who hands on: the leader itself, when it knows that its call will wait (may_block); else the monitor, a thread that looks every
 TICK_NS whether a leader is still inside the request of the tick before.
 
-A request that is under way without anybody's waiting (a scattered cold READ, which the disk is fetching) is put off instead: it goes
-into a queue, and the leader on to the next one. A finisher serves what is in this queue again, from the beginning, in its order; one is
-enough while it gets on, and then it hardly ever sleeps. The monitor calls one more when none has answered between two looks.
+A request that is under way without anybody's waiting (a scattered cold READ, which the disk is fetching), or that will hardly wait
+(FSYNC of a file without changes), is put off instead: it goes into a queue, and the leader on to the next one. A finisher serves what
+is in this queue again, from the beginning, in its order; one is enough for READs while it gets on, and then it hardly ever sleeps.
+The monitor calls one more when none has answered between two looks.
 
 1. the leader takes a request, 2. GET_VRING_BASE sets `pauses` and waits, 3. the leader would take another one: so `pauses` is looked
 at under the ring's lock before each pop, and the waiter is only let go when neither a leader nor a request is left.
@@ -358,7 +359,8 @@ cdef bint call_finisher(Pool *pool) noexcept nogil:
 cdef bint put_off(Ring *ring, Worker *worker) noexcept nogil:
     """Leaves the worker's request to a finisher and gives the worker another job; False when that can't be.
 
-    One finisher is enough while it gets on, for the disk is at work on all of them already. The monitor calls more.
+    The request says how many finishers are worth it: for READs one is enough while it gets on, as the disk is at work on all of them
+    already. The monitor calls more.
 
     1. a finisher finds the queue empty, 2. a request is put off, 3. the finisher goes to the spares and nobody serves it: so both
     look at the queue and at `finishers` under Pool.lock.
@@ -366,7 +368,9 @@ cdef bint put_off(Ring *ring, Worker *worker) noexcept nogil:
     cdef Pool *pool = ring.pool
     cdef Job *job = NULL
     pthread_mutex_lock(&pool.lock)
-    if pool.finishers > 0 or call_finisher(pool):
+    if pool.finishers < worker.job.request.finishers:
+        call_finisher(pool)
+    if pool.finishers > 0:
         job = pool.free_jobs
         if job != NULL:
             pool.free_jobs = job.next

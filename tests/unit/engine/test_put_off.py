@@ -1,9 +1,11 @@
-"""READs that miss the page cache, many at once and all over a file: they are put off, and each gets its own bytes."""
+"""What is put off: READs that miss the page cache, many at once and all over a file, each its own bytes; FSYNCs."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +113,39 @@ def test_a_file_that_is_cut_short_meanwhile(guest: Guest) -> None:
         reply = guest.check(call, used, b"".join(guest.queues[REQUESTS].take(token)))
         assert reply.error == 0
         assert reply.body in (b"", page(number))
+
+
+@pytest.fixture(params=[0, 1], ids=["threads", "one-more-thread"])
+def quick(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest of a file system that has nothing to wait for in fsync, where there is one."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        for number in range(AT_ONCE):
+            Path(folder, f"f{number}").write_bytes(b"before")
+        with Guest(Path(folder), ShareConfig(thread_pool_size=request.param)) as guest:
+            yield guest
+            guest.serves()
+
+
+def test_fsyncs_that_hardly_wait(quick: Guest) -> None:
+    """Each is answered once, also in a ring that is stopped behind them; one of a closed file with an error."""
+    queue = quick.queues[REQUESTS]
+    files = [(nodeid, quick.open(nodeid)) for nodeid in [quick.lookup(f"f{i}".encode()) for i in range(AT_ONCE)]]
+    for turn in range(20):
+        offered = {}
+        for nodeid, fh in [*files, (files[0][0], 1 << 40)]:
+            call = Call(Op.FSYNC, nodeid, fuse.FSYNC_IN.pack(fh=fh))
+            offered[queue.add([call.header(), call.body], [OUT_HEADER.size])] = call, fh
+        queue.kick()
+        if turn % 2:
+            base = quick.device.get_vring_base(REQUESTS)
+            assert queue.used_idx == base
+            quick.start_ring(REQUESTS, base)
+        while offered:
+            answer = queue.wait(TIMEOUT)
+            assert answer is not None
+            call, fh = offered.pop(answer[0])
+            reply = quick.check(call, answer[1], b"".join(queue.take(answer[0])))
+            assert reply.error == (errno.EBADF if fh == 1 << 40 else 0)
+        for nodeid, fh in files[:4]:
+            quick.ask(Op.WRITE, nodeid, fuse.WRITE_IN.pack(fh=fh, size=5) + b"after")
+    assert (quick.shared / "f3").read_bytes() == b"aftere"
