@@ -14,6 +14,8 @@ cdef enum:
     HANDLE_USED = 8             # not a free slot (virtiofsd hands out fh 0, so the number does not tell)
     HANDLE_NO_NOWAIT = 16       # its file system has no RWF_NOWAIT (tmpfs)
     HANDLE_SYNCS_SOON = 32      # its last FSYNC hardly waited, and nothing was written by it since: a guess
+    HANDLE_PLAIN = 64           # opened for reading and nothing else: its fd is left to the next one (inode_return)
+    HANDLE_BORROWED = 128       # and was left by an earlier one: it is the inode's (inode_borrow)
 
 
 # An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
@@ -63,7 +65,7 @@ cdef struct HandleTable:
 cdef int handles_init(HandleTable *table) noexcept nogil
 cdef void handles_clear(HandleTable *table, InodeTable *inodes) noexcept nogil
 cdef void handles_close(HandleTable *table, InodeTable *inodes) noexcept nogil
-cdef int handle_add(HandleTable *table, InodeTable *inodes, Inode *inode, int fd, int flags, bint directory, uint64_t *id) noexcept nogil
+cdef int handle_add(HandleTable *table, InodeTable *inodes, Inode *inode, int fd, int flags, uint8_t state, uint64_t *id) noexcept nogil
 cdef Handle *handle_get(HandleTable *table, uint64_t id) noexcept nogil
 cdef void handle_put(HandleTable *table, InodeTable *inodes, Handle *handle) noexcept nogil
 cdef int handle_release(HandleTable *table, InodeTable *inodes, uint64_t id) noexcept nogil

@@ -8,9 +8,9 @@ from libc.string cimport memset
 from ferryfs.engine.index cimport (
     INDEX_NONE, hash_u64, index_add, index_free, index_next, index_remove,
 )
-from ferryfs.engine.inode_fds cimport fds_release
+from ferryfs.engine.inode_fds cimport fds_release, inode_return
 from ferryfs.engine.inodes cimport Inode, InodeTable, inode_closed, inode_opened
-from ferryfs.engine.sys cimport close
+from ferryfs.engine.sys cimport F_GETFL, F_SETFL, O_DIRECT, close, fcntl
 from ferryfs.engine.threads cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -88,13 +88,16 @@ cdef void free_dir(HandleTable *table, DirStream *dir) noexcept nogil:
 
 
 cdef int handle_add(
-    HandleTable *table, InodeTable *inodes, Inode *inode, int fd, int flags, bint directory, uint64_t *id
+    HandleTable *table, InodeTable *inodes, Inode *inode, int fd, int flags, uint8_t state, uint64_t *id
 ) noexcept nogil:
-    """Files an open `fd` (counted by fds_reserve) of a pinned inode under a new id; 0 or -ENOMEM. On success fd is the table's."""
+    """Files an open `fd` (counted by fds_reserve) of a pinned inode under a new id; 0 or -ENOMEM. On success fd is the table's.
+
+    `state`: HANDLE_DIR, HANDLE_PLAIN, HANDLE_BORROWED (which is counted as open already), or 0.
+    """
     cdef Handle *handle
     cdef DirStream *dir = NULL
     cdef uint32_t slot
-    if directory:
+    if state & HANDLE_DIR:
         dir = <DirStream *>calloc(1, sizeof(DirStream))
         if dir == NULL:
             return -ENOMEM
@@ -116,10 +119,11 @@ cdef int handle_add(
     handle.fd = fd
     handle.flags = flags
     handle.users = 0
-    handle.state = HANDLE_USED | (HANDLE_DIR if directory else 0)
+    handle.state = HANDLE_USED | state
     handle.error = 0
     id[0] = handle.id
-    inode_opened(inodes, inode)
+    if not state & HANDLE_BORROWED:
+        inode_opened(inodes, inode)
     pthread_mutex_unlock(&table.lock)
     return 0
 
@@ -137,19 +141,34 @@ cdef Handle *handle_get(HandleTable *table, uint64_t id) noexcept nogil:
     return handle
 
 
+cdef void close_file(InodeTable *inodes, Inode *inode, int fd, int flags, uint8_t state) noexcept nogil:
+    """The end of an open file's fd: goes back, is left to the next one, or is closed."""
+    if state & HANDLE_PLAIN:
+        # The guest may have changed that by F_SETFL.
+        if flags & O_DIRECT:
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT)
+        if state & HANDLE_BORROWED:
+            return
+        fd = inode_return(inodes, inode, fd)
+    if fd >= 0:
+        close(fd)
+
+
 cdef void drop(HandleTable *table, InodeTable *inodes, uint32_t slot) noexcept nogil:
     """Ends a released handle that nobody uses. Takes the lock's place: called with it held, returns with it given back."""
     cdef Handle *handle = slot_at(table, slot)
     cdef Inode *inode = handle.inode
     cdef DirStream *dir = handle.dir
     cdef int fd = handle.fd
+    cdef int flags = handle.flags
+    cdef uint8_t state = handle.state
     index_remove(&table.by_id, hash_u64(handle.id), slot)
     free_slot(table, slot)
     table.count -= 1
     pthread_mutex_unlock(&table.lock)
     free_dir(table, dir)
     if fd >= 0:
-        close(fd)
+        close_file(inodes, inode, fd, flags, state)
         fds_release(inodes)
     if inode != NULL:
         inode_closed(inodes, inode)

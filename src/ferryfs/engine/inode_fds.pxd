@@ -5,6 +5,8 @@ from ferryfs.ring.atomics cimport ferry_load_int
 
 cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
+cdef int inode_borrow(InodeTable *table, Inode *inode) noexcept nogil
+cdef int inode_return(InodeTable *table, Inode *inode, int fd) noexcept nogil
 cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil
 cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil

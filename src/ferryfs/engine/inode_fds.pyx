@@ -10,8 +10,8 @@ from libc.string cimport memcpy
 
 from ferryfs.engine.identity cimport HandleBuffer
 from ferryfs.engine.inodes cimport (
-    INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_RECENT, INODE_UNPROVEN, KIND_SHIFT, Inode, InodeTable, find_slot,
-    inode_handle, slot_at,
+    INODE_HOLLOW, INODE_INVALID, INODE_KEEPS_FD, INODE_READABLE, INODE_RECENT, INODE_UNPROVEN, KIND_SHIFT, Inode, InodeTable,
+    find_slot, inode_handle, slot_at,
 )
 from ferryfs.engine.sys cimport (
     O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, open_by_handle_at, openat, snprintf,
@@ -43,6 +43,20 @@ cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept 
 # ---- the cache -------------------------------------------------------------------------------------------------------------
 
 
+cdef inline bint uses_fd(const Inode *inode) noexcept nogil:
+    """Whether a request or an open file may be using the inode's cached fd just now."""
+    return inode.pins > 0 or (inode.flags & INODE_READABLE and inode.opens > 0)
+
+
+cdef int take_fd(Inode *inode) noexcept nogil:
+    """Takes the cached fd from an inode that does not use it; the place in the clock is the caller's."""
+    cdef int fd = inode.fd
+    inode.fd = -1
+    inode.clock = 0
+    inode.flags &= <uint8_t>~INODE_READABLE
+    return fd
+
+
 cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil:
     """Makes `fd` the cached one of `inode`. Returns an fd to close after the lock is given back, or -1."""
     cdef uint32_t _tries
@@ -55,14 +69,12 @@ cdef int cache_fd(InodeTable *table, Inode *inode, int fd) noexcept nogil:
         if table.clock[place] == 0:
             break
         other = slot_at(table, table.clock[place] - 1)
-        if other.pins > 0:
+        if uses_fd(other):
             continue
         if other.flags & INODE_RECENT:
             other.flags &= <uint8_t>~INODE_RECENT
             continue
-        evicted = other.fd
-        other.fd = -1
-        other.clock = 0
+        evicted = take_fd(other)
         break
     else:
         # Every cached fd is in use just now: it stays this inode's until the clock finds it by chance, which it must not.
@@ -85,10 +97,8 @@ cdef int fds_shrink(InodeTable *table) noexcept nogil:
         pthread_mutex_lock(&table.lock)
         if table.clock[i] != 0:
             inode = slot_at(table, table.clock[i] - 1)
-            if inode.pins == 0:
-                fd = inode.fd
-                inode.fd = -1
-                inode.clock = 0
+            if not uses_fd(inode):
+                fd = take_fd(inode)
                 table.clock[i] = 0
         pthread_mutex_unlock(&table.lock)
         if fd >= 0:
@@ -172,6 +182,41 @@ cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil:
     if (fd == -EMFILE or fd == -ENFILE) and fds_shrink(table) > 0:
         fd = open_proc(table, inode.fd, flags)
     return fd
+
+
+cdef int inode_borrow(InodeTable *table, Inode *inode) noexcept nogil:
+    """The fd that was left open for reading, for a pinned inode's one more open file (counted here); -1 when there is none to be had.
+
+    It is lent to one open file at a time: flags and read-ahead are an fd's own.
+    """
+    cdef int fd = -1
+    pthread_mutex_lock(&table.lock)
+    if inode.flags & INODE_READABLE and inode.opens == 0:
+        fd = inode.fd
+        inode.opens = 1
+        inode.flags |= INODE_RECENT
+    pthread_mutex_unlock(&table.lock)
+    return fd
+
+
+cdef int inode_return(InodeTable *table, Inode *inode, int fd) noexcept nogil:
+    """Leaves what an open file had for itself, opened for reading and nothing else, to the next one: what to close instead, or -1.
+
+    It takes the place of the inode's cached fd, or of none while no other inode's has to go for it. The caller still counts as an
+    open file.
+    """
+    cdef int other = fd
+    pthread_mutex_lock(&table.lock)
+    if inode.opens == 1 and inode.nlookup > 0 and table.mounts[inode.mount].keeps_open and not uses_fd(inode):
+        if inode.clock:
+            other = inode.fd
+            inode.fd = fd
+        elif inode.fd < 0 and fds_have_room(table):
+            other = cache_fd(table, inode, fd)
+        if inode.fd == fd:
+            inode.flags |= INODE_READABLE
+    pthread_mutex_unlock(&table.lock)
+    return other
 
 
 cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil:

@@ -26,6 +26,7 @@ cdef enum:
     INODE_PLACED = 16               # its name was looked at since the source last noted when its directory was changed (migration)
     INODE_UNPROVEN = 32             # taken from a migration without a look (unproven): no fd, dev, ino; its kind is hearsay
     INODE_LOOKED_UP = 64            # the guest found it by name, so that a process of it may hold it by O_PATH alone
+    INODE_READABLE = 128            # fd is open for reading, not O_PATH; while the inode has an open file, that may be using it
     INLINE_HANDLE = 16              # bytes of a handle that need no allocation: ext4 has 8, xfs 12
     CHUNK = 1024                    # inodes allocated at a time; a chunk never moves
     MAX_MOUNTS = 4096               # different mounts with live inodes
@@ -45,7 +46,7 @@ cdef struct Inode:
     uint8_t handle_store[INLINE_HANDLE]     # the handle, or a pointer to it when it is longer
     int32_t handle_type
     uint32_t hash                   # of its identity
-    int fd                          # O_PATH; -1: none
+    int fd                          # O_PATH, or with INODE_READABLE O_RDONLY; -1: none
     uint32_t pins                   # requests that use it now
     uint32_t opens                  # open files that use it
     uint32_t clock                  # its place in the cache of fds + 1; 0: not there
@@ -59,6 +60,7 @@ cdef struct Inode:
 cdef struct Mount:
     uint64_t id                     # as name_to_handle_at and statx give it
     int fd                          # for open_by_handle_at; -1: handles can't be opened here
+    int keeps_open                  # a file of it that was closed may stay open for the next time (inode_return)
     uint32_t inodes                 # that lie here; 0: a free slot (but for slot 0, the root's)
 
 

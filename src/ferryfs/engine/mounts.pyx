@@ -8,9 +8,30 @@ from ferryfs.engine.identity cimport HandleBuffer
 from ferryfs.engine.inode_fds cimport open_proc
 from ferryfs.engine.inodes cimport MAX_MOUNTS, Identity, InodeTable, Mount
 from ferryfs.engine.sys cimport (
-    O_CLOEXEC, O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, S_IFDIR, S_IFMT, S_IFREG, close, open_by_handle_at,
+    O_CLOEXEC, O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, S_IFDIR, S_IFMT, S_IFREG, close, fstatfs, open_by_handle_at, statfs_t,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+
+
+cdef enum:                      # magic numbers of statfs(2)
+    EXT_MAGIC = 0xef53
+    XFS_MAGIC = 0x58465342
+    BTRFS_MAGIC = 0x9123683e
+    F2FS_MAGIC = 0xf2f52010
+    TMPFS_MAGIC = 0x01021994
+
+
+cdef bint keeps_open(int fd) noexcept nogil:
+    """Whether an fd that stays open reads what one that is opened anew would. Network file systems look again at each open, and
+    an overlay's fd from before a file's first change goes on reading the lower one.
+    """
+    cdef statfs_t st
+    if fstatfs(fd, &st) < 0:
+        return False
+    return (
+        st.f_type == EXT_MAGIC or st.f_type == XFS_MAGIC or st.f_type == BTRFS_MAGIC or st.f_type == F2FS_MAGIC
+        or st.f_type == TMPFS_MAGIC
+    )
 
 
 cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil:
@@ -56,6 +77,7 @@ cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t 
     """
     cdef int index
     cdef int mount_fd
+    cdef int keeps
     cdef uint32_t i
     pthread_mutex_lock(&table.lock)
     index = find_mount(table, identity.mount_id)
@@ -65,6 +87,7 @@ cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t 
     if index >= 0:
         return index
     mount_fd = open_mount(table, identity, fd, mode)
+    keeps = mount_fd >= 0 and keeps_open(mount_fd)
     pthread_mutex_lock(&table.lock)
     # Another thread may have met the mount meanwhile.
     index = find_mount(table, identity.mount_id)
@@ -79,6 +102,7 @@ cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t 
                 table.fds += 1
             table.mounts[i].id = identity.mount_id
             table.mounts[i].fd = mount_fd
+            table.mounts[i].keeps_open = keeps
             table.mounts[i].inodes = 0
             mount_fd = -1
             index = <int>i

@@ -301,7 +301,7 @@ cdef int create_in(
         return result
     # Entry and open file go out together; the room for both was checked before the request was begun.
     reply(request, &entry, sizeof(entry))
-    result = reply_open(request, inode, fd, args.flags, False)
+    result = reply_open(request, inode, fd, args.flags, 0)
     if result < 0:
         undo_lookup(server, inode)
     else:

@@ -1,16 +1,18 @@
 """OPEN, OPENDIR, RELEASE, RELEASEDIR, FLUSH."""
 
 from libc.errno cimport EBADF, EISDIR, ENOENT, ENOTDIR, EROFS, ESTALE, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport (
     FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FUSE_OPEN_KILL_SUIDGID, OpenIn, OpenOut, ReleaseIn,
 )
-from ferryfs.engine.handles cimport Handle, handle_add, handle_get, handle_of_inode, handle_put, handle_release
-from ferryfs.engine.inode_fds cimport fds_release, fds_reserve, inode_open
-from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_get, inode_put
+from ferryfs.engine.handles cimport (
+    HANDLE_BORROWED, HANDLE_DIR, HANDLE_PLAIN, Handle, handle_add, handle_get, handle_of_inode, handle_put, handle_release,
+)
+from ferryfs.engine.inode_fds cimport fds_release, fds_reserve, inode_borrow, inode_open
+from ferryfs.engine.inodes cimport KIND_SHIFT, Inode, inode_closed, inode_get, inode_put
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport CACHE_ALWAYS, CACHE_METADATA, CACHE_NEVER, Request, Server
 from ferryfs.engine.sys cimport (
@@ -65,18 +67,23 @@ cdef uint32_t open_flags(const Server *server, uint32_t guest_flags, bint direct
     return flags
 
 
-cdef int reply_open(Request *request, Inode *inode, int fd, uint32_t guest_flags, bint directory) noexcept nogil:
-    """Files an open fd (counted, and taken over) and answers with its fh; 0 or -errno."""
+cdef int reply_open(Request *request, Inode *inode, int fd, uint32_t guest_flags, uint8_t state) noexcept nogil:
+    """Files an open fd (counted, and taken over) and answers with its fh; `state` as handle_add's. 0 or -errno."""
     cdef Server *server = request.server
     cdef OpenOut out
     cdef int result
     memset(&out, 0, sizeof(out))
-    result = handle_add(&server.handles, &server.inodes, inode, fd, kept_flags(guest_flags, directory), directory, &out.fh)
+    result = handle_add(
+        &server.handles, &server.inodes, inode, fd, kept_flags(guest_flags, state & HANDLE_DIR), state, &out.fh
+    )
     if result < 0:
-        close(fd)
+        if state & HANDLE_BORROWED:
+            inode_closed(&server.inodes, inode)
+        else:
+            close(fd)
         fds_release(&server.inodes)
         return result
-    out.open_flags = open_flags(server, guest_flags, directory)
+    out.open_flags = open_flags(server, guest_flags, state & HANDLE_DIR)
     result = reply(request, &out, sizeof(out))
     if result < 0:
         handle_release(&server.handles, &server.inodes, out.fh)
@@ -117,8 +124,9 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
     cdef Server *server = request.server
     cdef Inode *inode
     cdef OpenIn args
+    cdef uint8_t state = HANDLE_DIR if directory else 0
     cdef int flags
-    cdef int fd
+    cdef int fd = -1
     cdef int result
     cdef bint dropped = False
     memcpy(&args, request.args, sizeof(args))
@@ -141,7 +149,13 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
     if result == 0:
         if not directory and kills_setid(request, &args):
             dropped = fsetid_drop()
-        fd = reopen(server, inode, flags)
+        if not directory and flags == O_RDONLY | O_NONBLOCK | O_CLOEXEC:
+            state = HANDLE_PLAIN
+            fd = inode_borrow(&server.inodes, inode)
+        if fd >= 0:
+            state |= HANDLE_BORROWED
+        else:
+            fd = reopen(server, inode, flags)
         fsetid_restore(dropped)
         if fd >= 0 and flags & O_TRUNC:
             result = capability_drop(server, fd)
@@ -152,7 +166,7 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
             fds_release(&server.inodes)
             result = fd
         else:
-            result = reply_open(request, inode, fd, args.flags, directory)
+            result = reply_open(request, inode, fd, args.flags, state)
     inode_put(&server.inodes, inode)
     return result
 

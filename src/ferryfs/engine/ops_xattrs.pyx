@@ -9,11 +9,11 @@ from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
 from ferryfs.engine.creds cimport fsetid_drop, fsetid_restore, settle
 from ferryfs.engine.fuse_abi cimport FUSE_SETXATTR_ACL_KILL_SGID, GetxattrIn, SetxattrIn
-from ferryfs.engine.inodes cimport Inode, inode_get_fd, inode_put
+from ferryfs.engine.inodes cimport INODE_READABLE, Inode, inode_get_fd, inode_put
 from ferryfs.engine.policy cimport xattr_to_guest, xattr_to_host
 from ferryfs.engine.request cimport reply, take_string
 from ferryfs.engine.server cimport INIT_POSIX_ACL, INIT_SETXATTR_EXT, Request, Server
-from ferryfs.engine.sys cimport XATTR_CREATE, XATTR_REPLACE, getxattr, listxattr, removexattr, setxattr, snprintf
+from ferryfs.engine.sys cimport XATTR_CREATE, XATTR_REPLACE, fgetxattr, getxattr, listxattr, removexattr, setxattr, snprintf
 
 
 cdef enum:
@@ -122,7 +122,10 @@ cdef int op_getxattr(Request *request) noexcept nogil:
     inode = target(request, path, &result)
     if inode == NULL:
         return result
-    size = getxattr(path, mapped, request.scratch, VALUE_MAX if args.size else 0)
+    if inode.flags & INODE_READABLE:
+        size = fgetxattr(inode.fd, mapped, request.scratch, VALUE_MAX if args.size else 0)
+    else:
+        size = getxattr(path, mapped, request.scratch, VALUE_MAX if args.size else 0)
     if size < 0:
         result = -errno
     inode_put(&request.server.inodes, inode)

@@ -73,12 +73,18 @@ cdef extern from "sys/statvfs.h" nogil:
         unsigned long f_bsize, f_frsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail, f_fsid, f_flag, f_namemax
     int fstatvfs(int fd, statvfs_t *buf)
 
+cdef extern from "sys/vfs.h" nogil:
+    struct statfs_t "statfs":
+        long f_type
+    int fstatfs(int fd, statfs_t *buf)
+
 cdef extern from "sys/uio.h" nogil:
     ssize_t preadv2(int fd, const iovec *iov, int count, off_t offset, int flags)
     ssize_t pwritev2(int fd, const iovec *iov, int count, off_t offset, int flags)
 
 cdef extern from "sys/xattr.h" nogil:
     ssize_t getxattr(const char *path, const char *name, void *value, size_t size)
+    ssize_t fgetxattr(int fd, const char *name, void *value, size_t size)
     ssize_t listxattr(const char *path, char *list, size_t size)
     int setxattr(const char *path, const char *name, const void *value, size_t size, int flags)
     int removexattr(const char *path, const char *name)
