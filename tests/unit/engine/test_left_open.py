@@ -184,6 +184,20 @@ def test_over_an_overlay_nothing_is_left_open(overlay: Path) -> None:
         assert read(guest, nodeid, guest.open(nodeid, os.O_RDONLY)) == b"upper"
 
 
+def test_what_is_lent_is_not_evicted(guest: Guest) -> None:
+    """More files are asked for than there are cached fds, twice, while one that was left open is in use."""
+    nodeid = guest.lookup(b"file")
+    release(guest, nodeid, guest.open(nodeid, os.O_RDONLY))
+    fh = guest.open(nodeid, os.O_RDONLY)
+    fds = opened(guest.shared / "file")
+    for number in range(2500):
+        (guest.shared / f"f{number}").touch()
+        guest.ask(Op.GETATTR, guest.lookup(f"f{number}".encode()), bytes(16))
+    assert opened(guest.shared / "file") == fds
+    assert read(guest, nodeid, fh) == b"0123456789"
+    release(guest, nodeid, fh)
+
+
 def test_from_two_queues_at_once(guest: Guest) -> None:
     """Two processors of the guest open, read and close more files than are cached: each gets its own bytes."""
     count = 1500
