@@ -92,10 +92,11 @@ def _plots(run: Run, name: str) -> list[tuple[str, str]]:
         ]
     if name == "head-of-line":
         plots.append(("getattr beside a load: p50 to p99", _ranges(run, points)))
-    if name == "workloads":
+    if name in ("workloads", "guest"):
         for case, group in groupby(sorted(points, key=lambda point: point.case), key=lambda point: point.case):
             shown = list(group)
             plots += [
+                (f"Processor time of the daemon, {case} (left: less)", _ratios(run, shown, "daemon_s")),
                 (f"Time, {case} (left: less)", _ratios(run, shown, "seconds")),
                 (f"Seconds, {case}", _bars_of(run, shown, "seconds", "s")),
             ]

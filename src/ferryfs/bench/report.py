@@ -48,6 +48,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("mount_s", "Processor time of `ferryfs mount`, s"),
         Column("requests", "Requests"),
     ),
+    "guest": (
+        Column("daemon_s", "Processor time of the daemon, s", ratio=True),
+        Column("seconds", "Seconds of the guest", ratio=True),
+        Column("daemon_part", "Processor time of the daemon as a part of the guest's seconds"),
+        Column("requests", "Requests"),
+    ),
     "fio": (
         Column("rate", "Operations a second", ratio=True, higher_is_better=True),
         Column("daemon_s", "Processor time of the daemon, s"),

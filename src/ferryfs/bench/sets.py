@@ -31,6 +31,7 @@ _MODULES: Final = {
     "cold": "cold",
     "requests": "requests",
     "workloads": "workloads",
+    "guest": "qemu",
     "fio": "fio",
     "head-of-line": "head_of_line",
     "scale": "scale",

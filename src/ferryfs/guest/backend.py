@@ -41,8 +41,8 @@ def reference_daemon(version: str) -> tuple[str, ...] | None:
 class Backend:
     """A running daemon that serves one directory on one socket; use it as a context manager.
 
-    ``options`` are its own options, the socket and the directory excepted. ``log`` takes what it writes;
-    ``environment`` is added to ours.
+    ``options`` are its own options, the socket and the directory excepted; ``shared`` is None where the command names
+    the directory itself. ``log`` takes what it writes; ``environment`` is added to ours.
 
     :raises SetupError: it ends, or does not listen in time; the text has what it said.
     """
@@ -50,7 +50,7 @@ class Backend:
     def __init__(
         self,
         command: Sequence[str],
-        shared: Path,
+        shared: Path | None,
         socket: Path,
         log: Path,
         options: Sequence[str] = (),
@@ -59,7 +59,8 @@ class Backend:
         self._environment = {**os.environ, **(environment or {})}
         self.socket = socket
         self.log = log
-        self.command = [*command, "--socket-path", str(socket), "--shared-dir", str(shared), *options]
+        directory = [] if shared is None else ["--shared-dir", str(shared)]
+        self.command = [*command, "--socket-path", str(socket), *directory, *options]
         self.process: subprocess.Popen[bytes] | None = None
         self.status: int | None = None
 
@@ -73,6 +74,12 @@ class Backend:
 
     def __exit__(self, *unused: object) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the running daemon."""
+        assert self.process is not None
+        return self.process.pid
 
     def start(self) -> None:
         """Start the daemon and wait until its socket listens."""

@@ -23,6 +23,7 @@ QUEUE_SIZE = 1024
 class Share:
     """One vhost-user-fs device: the tag that the guest mounts, and the socket of the daemon that serves it.
 
+    The device of a machine's N-th share, from 0, is called fsN.
     ``queues`` is the number of request queues; the high-priority queue comes on top.
     """
 
@@ -75,7 +76,7 @@ def command_line(machine: Machine, *, monitor: Path, agent: Path, console: Path)
     ]
     for number, share in enumerate(machine.shares):
         device = [
-            f"vhost-user-fs-pci,chardev=fs{number},tag={escape(share.tag)}",
+            f"vhost-user-fs-pci,id=fs{number},chardev=fs{number},tag={escape(share.tag)}",
             f"num-request-queues={share.queues},queue-size={share.queue_size}",
         ]
         words += ["-chardev", f"socket,id=fs{number},path={escape(share.socket)}", "-device", ",".join(device)]

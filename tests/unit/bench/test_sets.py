@@ -77,6 +77,20 @@ def test_the_other_parts_without_a_mount(tmp_path: Path) -> None:
     assert ended.median("end_ms") > 0
 
 
+def test_without_qemu_the_guest_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = bench(tmp_path, "--set=guest", "--rows=cp -r")
+    assert run.notes == ["guest was left out: there is no `qemu-system-x86_64` on this machine."]
+
+
+def test_without_a_kernel_the_guest_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qemu-system-x86_64").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("FERRYFS_CACHE", str(tmp_path))
+    [note] = bench(tmp_path, "--set=guest", "--rows=cp -r").notes
+    assert note.startswith(f"guest was left out: no guest kernel in {tmp_path}/guest/kernel: run `scripts/setup`")
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

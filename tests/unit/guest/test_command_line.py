@@ -22,8 +22,8 @@ def test_each_share_has_a_device_of_its_own() -> None:
     shares = (Share("a", Path("/x,y/s"), queues=4, queue_size=256), Share("b", Path("/z")))
     words = command_line(Machine(Path("k"), Path("i"), "kvm", shares), **PATHS)
     assert "socket,id=fs0,path=/x,,y/s" in words
-    assert "vhost-user-fs-pci,chardev=fs0,tag=a,num-request-queues=4,queue-size=256" in words
-    assert "vhost-user-fs-pci,chardev=fs1,tag=b,num-request-queues=1,queue-size=1024" in words
+    assert "vhost-user-fs-pci,id=fs0,chardev=fs0,tag=a,num-request-queues=4,queue-size=256" in words
+    assert "vhost-user-fs-pci,id=fs1,chardev=fs1,tag=b,num-request-queues=1,queue-size=1024" in words
 
 
 def test_the_processor_suits_the_accelerator() -> None:
