@@ -15,6 +15,7 @@ from ferryfs.passthrough.config import CachePolicy, HandleMode, Ternary
 
 from ferryfs.engine.events cimport events_close, events_drain, events_init
 from ferryfs.engine.handles cimport handles_close, handles_init
+from ferryfs.engine.inode_fds cimport fds_make_room
 from ferryfs.engine.inodes cimport CLOCK_SIZE_MAX, inodes_close, inodes_init
 from ferryfs.engine.ops_session cimport session_end
 from ferryfs.engine.policy cimport policy_free, policy_init
@@ -94,6 +95,7 @@ cdef class Device:
         if limit == resource.RLIM_INFINITY or limit > 1 << 30:
             limit = 1 << 30
         cached = min(CLOCK_SIZE_MAX, limit // 8)
+        fds_make_room(root_fd, limit)
         own_root = os.dup(root_fd)
         result = inodes_init(
             &self.server.inodes, own_root, proc_self_fd, cached, config.handles != HandleMode.NEVER,

@@ -3,6 +3,10 @@ from ferryfs.engine.inodes cimport Inode, InodeTable
 from ferryfs.ring.atomics cimport ferry_load_int
 
 
+cdef enum:
+    FD_TABLE_SIZE = 4096        # of the process, from the beginning: CLOCK_SIZE_MAX cached ones, the daemon's own, 2,000 open files
+
+
 cdef int inode_fd(InodeTable *table, Inode *inode) noexcept nogil
 cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
 cdef int inode_borrow(InodeTable *table, Inode *inode) noexcept nogil
@@ -12,6 +16,7 @@ cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept 
 cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil
 cdef int fds_reserve(InodeTable *table) noexcept nogil
 cdef void fds_release(InodeTable *table) noexcept nogil
+cdef void fds_make_room(int fd, long limit) noexcept nogil
 cdef int fds_shrink(InodeTable *table) noexcept nogil
 
 # Under the lock.

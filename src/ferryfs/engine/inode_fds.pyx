@@ -14,7 +14,7 @@ from ferryfs.engine.inodes cimport (
     find_slot, inode_handle, slot_at,
 )
 from ferryfs.engine.sys cimport (
-    O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, open_by_handle_at, openat, snprintf,
+    F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, fcntl, open_by_handle_at, openat, snprintf,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 
@@ -108,6 +108,17 @@ cdef int fds_shrink(InodeTable *table) noexcept nogil:
 
 
 # ---- the guest's share -----------------------------------------------------------------------------------------------------
+
+
+cdef void fds_make_room(int fd, long limit) noexcept nogil:
+    """Makes the process' table of fds large enough for a busy guest; `fd`: any. To be called before there are other threads.
+
+    1. threads share the table, 2. one of them opens a file for which it has no place, 3. the kernel makes one twice as large, and
+    waits for an RCU grace period (10 to 18 ms) before it lets go of the old one; whoever else wants an fd waits for that, too.
+    """
+    cdef int last = fcntl(fd, F_DUPFD_CLOEXEC, <int>((limit if limit < FD_TABLE_SIZE else FD_TABLE_SIZE) - 1))
+    if last >= 0:
+        close(last)
 
 
 cdef int fds_reserve(InodeTable *table) noexcept nogil:

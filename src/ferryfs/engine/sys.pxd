@@ -43,7 +43,7 @@ cdef extern from "fcntl.h" nogil:
     int AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, AT_SYMLINK_FOLLOW, AT_REMOVEDIR
     int O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND, O_NONBLOCK, O_DIRECT, O_DIRECTORY
     int O_NOFOLLOW, O_CLOEXEC, O_PATH, O_SYNC, O_DSYNC, O_NOATIME, O_TMPFILE, O_NOCTTY
-    int F_GETFL, F_SETFL
+    int F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
 
 cdef extern from "stdio.h" nogil:
     int renameat2(int olddirfd, const char *old, int newdirfd, const char *new, unsigned int flags)

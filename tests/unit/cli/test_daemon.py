@@ -449,6 +449,15 @@ def test_what_the_process_keeps(share: Path, tmp_path: Path, mode: str) -> None:
         assert daemon.wait(30) == 0
 
 
+def test_table_of_descriptors_is_large_before_threads_share_it(start: Start, tmp_path: Path) -> None:
+    """Growing it later stops whoever opens a file for 10 ms and more."""
+    daemon = start("--sandbox=none", "--rlimit-nofile=4096")
+    with VhostUserClient.connect(tmp_path / "s") as client:
+        client.get_features()
+        (thread,) = threads(daemon.pid)
+        assert thread["FDSize"] == "4096"
+
+
 def test_environment_of_python_has_no_effect(share: Path, tmp_path: Path) -> None:
     (tmp_path / "logging.py").write_text("raise SystemExit('TAKEN')\n")
     words = [sys.executable, "-c", PROGRAM, "--version"]
