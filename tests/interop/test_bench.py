@@ -33,6 +33,13 @@ def test_workloads_and_requests(tmp_path: Path) -> None:
     assert tree is not None
     assert set(tree.cells) == {"bare", "ferryfsd"}
     assert tree.cells["ferryfsd"].median("n_LOOKUP") > 0
+    cases = {cell.case for cell in run.cells if cell.row == "npm tree"}
+    assert cases == {
+        f"cache={cache}{one}{switches}"
+        for cache in ("auto", "always")
+        for one in ("", ", one processor")
+        for switches in ("", ", switches")
+    }
     for row in ("lookup miss", "close after reading"):
         (cell,) = [cell for cell in run.cells if cell.row == row]
         assert cell.median("requests_each") == 0
