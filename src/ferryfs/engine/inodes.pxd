@@ -115,6 +115,7 @@ cdef void inode_hint(InodeTable *table, Inode *inode, uint64_t parent, const cha
 # For the migration, which writes the table to a stream and fills it from one. All under the lock.
 cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil
 cdef uint32_t take_slot(InodeTable *table) noexcept nogil
+cdef void reserve_slots(InodeTable *table, uint32_t more) noexcept nogil
 cdef int fill_slot(
     InodeTable *table, uint32_t slot, const Identity *identity, int mount, uint16_t mode, uint64_t id
 ) noexcept nogil

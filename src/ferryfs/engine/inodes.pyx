@@ -9,10 +9,15 @@ from ferryfs.engine.identity cimport hash_identity, identify, identify_stat, is_
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add, index_free, index_next, index_remove
 from ferryfs.engine.inode_fds cimport cache_fd, inode_fd, open_proc
 from ferryfs.engine.mounts cimport find_mount, mount_of, unuse_mount
+from ferryfs.engine.pages cimport give_pages, take_pages
 from ferryfs.engine.sys cimport AT_EMPTY_PATH, O_PATH, S_IFMT, close
 from ferryfs.engine.threads cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+
+cdef extern from "<unistd.h>" nogil:
+    int _SC_PAGESIZE
+    long sysconf(int name)
 
 
 # ---- slots (all under the lock) --------------------------------------------------------------------------------------------
@@ -20,23 +25,44 @@ from ferryfs.engine.threads cimport (
 
 cdef uint32_t take_slot(InodeTable *table) noexcept nogil:
     cdef uint32_t slot
-    cdef void *block
     if table.free_slot:
         slot = <uint32_t>(table.free_slot - 1)
         table.free_slot = slot_at(table, slot).parent
         return slot
-    if table.slots == table.chunk_count * CHUNK:
-        block = realloc(table.chunks, (table.chunk_count + 1) * sizeof(Inode *))
-        if block == NULL:
-            return INDEX_NONE
-        table.chunks = <Inode **>block
-        block = calloc(CHUNK, sizeof(Inode))
-        if block == NULL:
-            return INDEX_NONE
-        table.chunks[table.chunk_count] = <Inode *>block
-        table.chunk_count += 1
+    if table.slots == table.chunk_count * CHUNK and add_chunks(table, 1) < 0:
+        return INDEX_NONE
     table.slots += 1
     return table.slots - 1
+
+
+cdef void reserve_slots(InodeTable *table, uint32_t more) noexcept nogil:
+    """Makes room for so many inodes at once, where there is memory: in one piece, it is had in huge pages."""
+    cdef uint64_t wanted = <uint64_t>table.slots + more
+    if wanted > <uint64_t>table.chunk_count * CHUNK:
+        add_chunks(table, <uint32_t>((wanted + CHUNK - 1) // CHUNK) - table.chunk_count)
+
+
+cdef int add_chunks(InodeTable *table, uint32_t count) noexcept nogil:
+    """0, or -1 when there is no memory."""
+    cdef uint32_t i
+    cdef char *memory
+    cdef void *chunks = realloc(table.chunks, (<size_t>table.chunk_count + count) * sizeof(Inode *))
+    if chunks == NULL:
+        return -1
+    table.chunks = <Inode **>chunks
+    memory = <char *>take_pages(count * chunk_bytes())
+    if memory == NULL:
+        return -1
+    for i in range(count):
+        table.chunks[table.chunk_count + i] = <Inode *>(memory + i * chunk_bytes())
+    table.chunk_count += count
+    return 0
+
+
+cdef size_t chunk_bytes() noexcept nogil:
+    """Of a chunk, in whole pages: each is given back by itself."""
+    cdef size_t page = <size_t>sysconf(_SC_PAGESIZE)
+    return (CHUNK * sizeof(Inode) + page - 1) // page * page
 
 
 cdef Inode *find_identity(const InodeTable *table, const Identity *identity, uint32_t mount) noexcept nogil:
@@ -432,7 +458,7 @@ cdef void inodes_close(InodeTable *table) noexcept nogil:
         if table.mounts[i].fd >= 0 and (i == 0 or table.mounts[i].inodes > 0):
             close(table.mounts[i].fd)
     for i in range(table.chunk_count):
-        free(table.chunks[i])
+        give_pages(table.chunks[i], chunk_bytes())
     free(table.chunks)
     free(table.mounts)
     free(table.clock)

@@ -1,9 +1,9 @@
 # The inodes of a state in the stream's order, without an object each.
-from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ferryfs.engine.index cimport Index
 from ferryfs.migration.cursor cimport Cursor
+from ferryfs.migration.held cimport Held
 
 
 # The enum of the stream.
@@ -21,7 +21,7 @@ cdef enum:
     LEFT = 2                        # for the slow road
 
 
-# Pointers lead into the stream's bytes, which Records.buffer holds, or into a column that Records.kept holds.
+# Pointers lead into the stream's bytes, which Records.held holds, or into a column that Records.kept holds.
 cdef struct Record:
     uint64_t id
     uint64_t refcount
@@ -51,11 +51,11 @@ cdef struct Record:
 
 cdef class Records:
     cdef Record *records
-    cdef uint32_t *order            # record numbers, parents before children, the children of one parent in a row
+    cdef uint32_t *order            # record numbers of the waiting, parents before children, the children of one parent in a row
+    cdef uint64_t ordered           # how many
     cdef uint32_t *places           # nodeid -> record number + 1, where numbers are dense enough; else by_id has them
     cdef Index by_id
-    cdef Py_buffer buffer
-    cdef bint held
+    cdef Held held
     cdef object kept
     cdef bint clone                 # handles prove nothing, but one that differs, with another time of change, is another file's
     cdef list levels                # [(first, last)] in `order`
@@ -68,13 +68,12 @@ cdef class Records:
 
     cdef uint32_t find(self, uint64_t id) noexcept nogil
     cdef Cursor behind(self, const uint8_t *at) noexcept nogil
-    cdef int keep_waiting(self) except -1
     cdef int _parse(self) except -2
     cdef int _parse_one(self, Cursor *cursor, Record *record) noexcept nogil
     cdef int _number(self) except -2
-    cdef int _arrange(self) except -2
+    cdef int _check_tree(self) except -2
     cdef int _link(self) noexcept nogil
-    cdef uint64_t _order(self) except? 0xffffffffffffffff
-    cdef uint64_t _levels(self, const uint32_t *starts, const uint32_t *below) except? 0xffffffffffffffff
+    cdef int arrange(self) except -1
+    cdef int _levels(self, const uint32_t *starts, const uint32_t *below) except -1
     cdef object _handle(self, const uint8_t *at)
     cdef object _path(self, const uint8_t *at)

@@ -2,7 +2,7 @@ from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, final
 
-from ferryfs.migration.state import Inode
+from ferryfs.migration.state import Handle, Inode
 from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 
 @final
@@ -26,4 +26,5 @@ class Records(Sequence[Inode]):
     def claim(self, identities: Iterable[InodeIdentities]) -> None: ...
     def leave(self, id: int) -> None: ...
 
+def handles(data: bytes | bytearray | memoryview, count: int) -> tuple[tuple[Handle, ...], int] | None: ...
 def parse(data: bytes | bytearray | memoryview) -> Records | None: ...

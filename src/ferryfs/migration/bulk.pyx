@@ -7,17 +7,19 @@ is here.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add, index_free, index_next
+from ferryfs.engine.pages cimport give_pages, take_pages
+from ferryfs.migration.columns cimport View, view_item, view_of
 from ferryfs.migration.cursor cimport NAME_MAX_BYTES, Cursor, ToldHandle, read_handle, read_name, read_number, read_path
+from ferryfs.migration.held cimport Held
 
 from array import array
 
-from ferryfs.migration.state import ByHandle, FileHandle, FullPath, Inode as InodeRecord, Invalid, Path, RootNode
+from ferryfs.migration.state import ByHandle, FileHandle, FullPath, Handle, Inode as InodeRecord, Invalid, Path, RootNode
 
 
 cdef enum:
@@ -27,7 +29,7 @@ cdef enum:
     DENSE = 4                       # numbers up to so many times the count are looked up in an array
 
 
-# Cleared by the collector of cycles, the buffer's owner would go before the buffer was given back.
+# Cleared by the collector of cycles, the stream's bytes would go before what leads into them.
 @cython.no_gc_clear
 cdef class Records:
     """The inodes of one state, in the stream's order: a sequence of ``state.Inode``, made when they are asked for."""
@@ -36,18 +38,15 @@ cdef class Records:
         self.records = NULL
         self.order = NULL
         self.places = NULL
-        self.held = False
         memset(&self.by_id, 0, sizeof(self.by_id))
         self.kept = []
         self.levels = []
 
     def __dealloc__(self):
-        free(self.records)
+        give_pages(self.records, (self.count + 1) * sizeof(Record))
         free(self.order)
         free(self.places)
         index_free(&self.by_id)
-        if self.held:
-            PyBuffer_Release(&self.buffer)
 
     def __len__(self):
         return self.count
@@ -85,30 +84,31 @@ cdef class Records:
         """Numbers (in the sequence) of the records that the fast road has not restored, without the root's."""
         cdef uint64_t i
         found = []
-        for i in range(self.count):
-            if self.records[i].progress != RESTORED and self.records[i].id != ROOT:
-                found.append(i)
+        with nogil:
+            for i in range(self.count):
+                if self.records[i].progress != RESTORED and self.records[i].id != ROOT:
+                    with gil:
+                        found.append(i)
         return found
 
     def pinned(self):
-        """Nodeids of the restored inodes that the guest holds no lookup on: each is pinned once. As array("Q")."""
+        """Nodeids of the inodes that ``refill`` restored and that the guest holds no lookup on: each is pinned once. As array("Q")."""
         cdef uint64_t i
+        cdef Record *record
         found = array("Q")
-        for i in range(self.count):
-            if (
-                self.records[i].progress == RESTORED and self.records[i].id != ROOT
-                and self.records[i].refcount == self.records[i].children
-            ):
-                found.append(self.records[i].id)
+        for i in range(self.ordered):
+            record = &self.records[self.order[i]]
+            if record.progress == RESTORED and record.refcount == record.children:
+                found.append(record.id)
         return found
 
     def aged(self):
         """Numbers (in the sequence) of restored files whose time of change is another one than at the source, in a copy."""
         cdef uint64_t i
         found = []
-        for i in range(self.count):
-            if self.records[i].progress == RESTORED and self.records[i].aged:
-                found.append(i)
+        for i in range(self.ordered):
+            if self.records[self.order[i]].progress == RESTORED and self.records[self.order[i]].aged:
+                found.append(self.order[i])
         return found
 
     def children(self, uint64_t index):
@@ -139,8 +139,8 @@ cdef class Records:
     cdef Cursor behind(self, const uint8_t *at) noexcept nogil:
         """A cursor that stands at ``at`` in the stream."""
         cdef Cursor cursor
-        cursor.data = <const uint8_t *>self.buffer.buf
-        cursor.length = self.buffer.len
+        cursor.data = self.held.at
+        cursor.length = self.held.length
         cursor.at = at - cursor.data
         return cursor
 
@@ -166,8 +166,8 @@ cdef class Records:
         cdef uint64_t i
         cdef uint64_t before
         cdef int result = 0
-        cursor.data = <const uint8_t *>self.buffer.buf
-        cursor.length = self.buffer.len
+        cursor.data = self.held.at
+        cursor.length = self.held.length
         cursor.at = 0
         if read_number(&cursor, &version) < 0 or version > 1:
             return -1
@@ -178,9 +178,8 @@ cdef class Records:
         self.padded = cursor.at - before > 1 and cursor.data[cursor.at - 1] == 0
         if self.count > 0x7fffffff:
             return -1
-        self.records = <Record *>calloc(self.count + 1, sizeof(Record))
-        self.order = <uint32_t *>malloc((self.count + 1) * sizeof(uint32_t))
-        if self.records == NULL or self.order == NULL:
+        self.records = <Record *>take_pages((self.count + 1) * sizeof(Record))
+        if self.records == NULL:
             raise MemoryError
         with nogil:
             for i in range(self.count):
@@ -250,8 +249,8 @@ cdef class Records:
             raise MemoryError
         return result
 
-    cdef int _arrange(self) except -2:
-        """Finds parents, counts children, and puts parents before children; 0 or -1."""
+    cdef int _check_tree(self) except -2:
+        """Finds parents and counts children; 0, or -1: somebody's parent is missing, or leads to no end."""
         cdef int result
         if self.count == 0:
             return 0
@@ -259,13 +258,19 @@ cdef class Records:
             return -1
         with nogil:
             result = self._link()
-        # Whoever is not reached from the root or from an inode without parent is in a loop.
-        return 0 if result == 0 and self._order() == self.count else -1
+        if result == 1:
+            # Whoever is not reached from the root or from an inode without parent is in a loop.
+            self.arrange()
+            result = 0 if self.ordered == self.count else -1
+        return result
 
     cdef int _link(self) noexcept nogil:
-        """Finds parents and counts the references on them; 0 or -1."""
+        """Finds parents and counts the references on them; -1: not for this road, 1: somebody comes before its parent, so that there
+        may be a loop.
+        """
         cdef Record *record
         cdef uint64_t i
+        cdef int result = 0
         for i in range(self.count):
             record = &self.records[i]
             if record.location == PATH:
@@ -273,33 +278,44 @@ cdef class Records:
                 if record.parent_record == INDEX_NONE:
                     return -1
                 self.records[record.parent_record].children += 1
+                if record.parent_record >= i:
+                    result = 1
         for i in range(self.count):
             if self.records[i].refcount < self.records[i].children:
                 return -1
-        return 0
+        return result
 
-    cdef uint64_t _order(self) except? 0xffffffffffffffff:
-        """Fills ``order`` and ``levels``; how many records lead to the root or to one without parent."""
+    cdef int arrange(self) except -1:
+        """Fills ``order`` and ``levels`` with those that wait and lead to one that does not, or to none."""
         cdef uint32_t *starts = <uint32_t *>calloc(self.count + 2, sizeof(uint32_t))
-        cdef uint32_t *below = <uint32_t *>malloc((self.count + 1) * sizeof(uint32_t))
+        cdef uint32_t *below = NULL
         cdef uint64_t i
         cdef uint32_t at
         cdef uint32_t parent
         self.levels = []
+        self.ordered = 0
         try:
-            if starts == NULL or below == NULL:
+            if starts == NULL:
                 raise MemoryError
             with nogil:
                 for i in range(self.count):
-                    if self.records[i].parent_record != INDEX_NONE:
-                        starts[self.records[i].parent_record + 1] += 1
+                    if self.records[i].progress == WAITING:
+                        self.ordered += 1
+                        if self.records[i].parent_record != INDEX_NONE:
+                            starts[self.records[i].parent_record + 1] += 1
                 for i in range(self.count + 1):
                     starts[i + 1] += starts[i]
+            free(self.order)
+            self.order = <uint32_t *>malloc((self.ordered + 1) * sizeof(uint32_t))
+            below = <uint32_t *>malloc((self.ordered + 1) * sizeof(uint32_t))
+            if self.order == NULL or below == NULL:
+                raise MemoryError
+            with nogil:
                 # Filled from the end of each range backwards: starts[i + 1] ends as where the children of i begin.
                 for i in range(self.count):
                     at = <uint32_t>(self.count - 1 - i)
                     parent = self.records[at].parent_record
-                    if parent != INDEX_NONE:
+                    if self.records[at].progress == WAITING and parent != INDEX_NONE:
                         starts[parent + 1] -= 1
                         below[starts[parent + 1]] = at
             return self._levels(starts, below)
@@ -307,45 +323,33 @@ cdef class Records:
             free(starts)
             free(below)
 
-    cdef uint64_t _levels(self, const uint32_t *starts, const uint32_t *below) except? 0xffffffffffffffff:
+    cdef int _levels(self, const uint32_t *starts, const uint32_t *below) except -1:
+        """``starts[i + 1]`` to ``starts[i + 2]``: where the children of i are in ``below``."""
         cdef uint64_t filled = 0
         cdef uint64_t first = 0
         cdef uint64_t last
         cdef uint64_t i
         cdef uint32_t child
-        cdef uint32_t at
-        for i in range(self.count):
-            if self.records[i].parent_record == INDEX_NONE:
-                self.order[filled] = <uint32_t>i
-                filled += 1
+        with nogil:
+            for i in range(self.count):
+                if self.records[i].progress == WAITING and self.records[i].parent_record == INDEX_NONE:
+                    self.order[filled] = <uint32_t>i
+                    filled += 1
+            for i in range(self.count):
+                if self.records[i].progress != WAITING:
+                    for child in range(starts[i + 1], starts[i + 2]):
+                        self.order[filled] = below[child]
+                        filled += 1
         while first < filled:
             last = filled
             self.levels.append((first, last))
-            for i in range(first, last):
-                at = self.order[i]
-                for child in range(starts[at + 1], starts[at + 2]):
-                    self.order[filled] = below[child]
-                    filled += 1
-            first = last
-        return filled
-
-    cdef int keep_waiting(self) except -1:
-        """Takes out of ``order`` and ``levels`` whoever nothing is to be done for any more."""
-        cdef uint64_t kept = 0
-        cdef uint64_t start
-        cdef uint64_t i
-        cdef uint64_t first
-        cdef uint64_t last
-        levels, self.levels = self.levels, []
-        for first, last in levels:
-            start = kept
             with nogil:
                 for i in range(first, last):
-                    if self.records[self.order[i]].progress == WAITING:
-                        self.order[kept] = self.order[i]
-                        kept += 1
-            if kept > start:
-                self.levels.append((start, kept))
+                    for child in range(starts[self.order[i] + 1], starts[self.order[i] + 2]):
+                        self.order[filled] = below[child]
+                        filled += 1
+            first = last
+        self.ordered = filled
         return 0
 
     # ---- what the trailer expects -----------------------------------------------------------------------------------------
@@ -356,9 +360,9 @@ cdef class Records:
         ``trusted``: which of the trailer's mounts (by index) are the source's own file systems here, so that handles count.
         ``clone``: they prove nothing, but one that differs, with another time of change, is another file's.
         """
-        cdef const uint64_t[:] ids
-        cdef const uint64_t[:] sizes
-        cdef const int64_t[:] mtimes
+        cdef View ids
+        cdef View sizes
+        cdef View mtimes
         cdef const uint8_t[:] shape_of
         cdef const uint8_t[:] kinds
         cdef const uint8_t[:] handles
@@ -385,20 +389,20 @@ cdef class Records:
                 counts[index] = each.mount in trusted
                 fids[index] = not each.openable
                 own[index] = each.mount == 0
-            ids, sizes, mtimes, shape_of, kinds = one.ids, one.sizes, one.mtimes_ns, one.shape_of, one.kinds
-            handles = one.handles
+            ids, sizes, mtimes = view_of(one.ids), view_of(one.sizes), view_of(one.mtimes_ns)
+            shape_of, kinds, handles = one.shape_of, one.kinds, one.handles
             base = &handles[0] if len(one.handles) else NULL
             at = 0
             with nogil:
-                for i in range(ids.shape[0]):
+                for i in range(ids.count):
                     shape = shape_of[i]
-                    found = self.find(ids[i])
+                    found = self.find(view_item(&ids, i))
                     if found != INDEX_NONE:
                         record = &self.records[found]
                         record.told = 1
                         record.kind = kinds[i]
-                        record.size = sizes[i]
-                        record.mtime_ns = mtimes[i]
+                        record.size = view_item(&sizes, i)
+                        record.mtime_ns = <int64_t>view_item(&mtimes, i)
                         if shape != NO_SHAPE and counts[shape]:
                             record.expected_type = types[shape]
                             record.expected_size = <uint8_t>lengths[shape]
@@ -426,15 +430,17 @@ cdef class Records:
     def claim(self, identities):
         """Takes over where the trailer says that inodes located by handle lie (``InodeIdentities`` that were validated).
 
-        What is there under its name and has its handle needs no opening, and lies in the share for sure.
+        What is there under its name and has its handle needs no opening, and lies in the share for sure. A claim that leads in a loop
+        is no fault of the stream's state: its inodes are left, as ``arrange`` never reaches them.
         """
-        cdef const uint64_t[:] ids
-        cdef const uint64_t[:] parents
-        cdef const uint64_t[:] lengths
+        cdef View ids
+        cdef View parents
+        cdef View lengths
         cdef const uint8_t[:] names
         cdef const uint8_t *base
         cdef Py_ssize_t i
         cdef uint64_t at
+        cdef uint64_t length
         cdef uint32_t found
         cdef uint32_t parent
         cdef Record *record
@@ -442,30 +448,53 @@ cdef class Records:
             if not one.ids or not one.names:
                 continue
             self.kept.append(one)
-            ids, parents, lengths, names = one.ids, one.parents, one.name_lengths, one.names
+            ids, parents, lengths = view_of(one.ids), view_of(one.parents), view_of(one.name_lengths)
+            names = one.names
             base = &names[0]
             at = 0
             with nogil:
-                for i in range(ids.shape[0]):
-                    found = self.find(ids[i])
-                    parent = self.find(parents[i])
-                    if found != INDEX_NONE and parent != INDEX_NONE and 0 < lengths[i] <= NAME_MAX_BYTES:
+                for i in range(ids.count):
+                    found = self.find(view_item(&ids, i))
+                    parent = self.find(view_item(&parents, i))
+                    length = view_item(&lengths, i)
+                    if found != INDEX_NONE and parent != INDEX_NONE and 0 < length <= NAME_MAX_BYTES:
                         record = &self.records[found]
                         if record.location == FILE_HANDLE:
-                            record.parent = parents[i]
+                            record.parent = view_item(&parents, i)
                             record.parent_record = parent
                             record.name = base + at
-                            record.name_length = <uint16_t>lengths[i]
-                    at += lengths[i]
-        # A claim that leads in a loop is no fault of the stream's state: its inodes are left, as they are never reached.
-        self._order()
+                            record.name_length = <uint16_t>length
+                    at += length
 
 
 def parse(data):
     """The inodes at the beginning of a stream; None when the slow road has to look at it."""
     cdef Records records = Records()
-    PyObject_GetBuffer(data, &records.buffer, PyBUF_SIMPLE)
-    records.held = True
-    if records._parse() < 0 or records._arrange() < 0:
+    records.held = Held(data)
+    if records._parse() < 0 or records._check_tree() < 0:
         return None
     return records
+
+
+def handles(const uint8_t[:] data, uint64_t count):
+    """The open files at the beginning of ``data``: (tuple of ``state.Handle``, bytes); None when the slow road has to look at it."""
+    cdef Cursor cursor
+    cdef uint64_t id = 0
+    cdef uint64_t inode = 0
+    cdef uint64_t source = 0
+    cdef uint64_t flags = 0
+    cdef uint64_t _i
+    found = []
+    if data.shape[0] == 0:
+        return None
+    cursor.data = &data[0]
+    cursor.length = data.shape[0]
+    cursor.at = 0
+    for _i in range(count):
+        if (
+            read_number(&cursor, &id) < 0 or read_number(&cursor, &inode) < 0 or read_number(&cursor, &source) < 0
+            or read_number(&cursor, &flags) < 0 or source != 0 or flags >> 32
+        ):
+            return None
+        found.append(Handle(id, inode, <int32_t>(<uint32_t>(flags >> 1) ^ (0 - <uint32_t>(flags & 1)))))
+    return tuple(found), cursor.at

@@ -19,7 +19,6 @@ import logging
 import os
 import stat
 import time
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -32,7 +31,7 @@ from ferryfs.migration.collect.locate import Findings
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, Folders, HandleShape, InodeIdentities
+from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, Folders, InodeIdentities
 from ferryfs.migration.trailer_records import (
     DirectoryEntry,
     HalfRead,
@@ -43,6 +42,7 @@ from ferryfs.migration.trailer_records import (
     Name,
     Names,
     Negotiated,
+    Packed,
     Record,
     Unlinked,
 )
@@ -122,7 +122,7 @@ class Capture:
         lost, dead = self._sort_out(findings, files)
         mounts = locate.mounts(self._live, self._share)
         state = self._state(findings, mounts)
-        yield from trailer.write([state], self._records(findings, files, mounts, lost, dead))
+        yield from trailer.write(state, self._records(findings, files, mounts, lost, dead))
         _LOG.info(
             "Migration: the state is written: %.0f ms to locate %d inodes, %.0f ms to write.",
             1000 * (located - started),
@@ -178,7 +178,7 @@ class Capture:
             writer.u64(0)
         yield writer.getvalue()
 
-    def _state(self, findings: Findings, mounts: dict[int, bytes]) -> bytes:
+    def _state(self, findings: Findings, mounts: dict[int, bytes]) -> Iterator[bytes]:
         others: dict[int, bytes] = {}
         for number, path in findings.paths.items():
             with suppress(UnicodeDecodeError):
@@ -189,25 +189,19 @@ class Capture:
         named = self._handle_mounts(mounts)
         writer = Writer()
         writer.u32(self._version())
-        writer.raw(
-            self._live.encode_inodes(
-                {} if self._by_handle else others,
-                self._by_handle,
-                set(named),
-                self._config.verify_handles,
-                self._by_handle,
-                True,
-            )
+        yield writer.getvalue()
+        yield from self._live.encode_inodes(
+            {} if self._by_handle else others,
+            self._by_handle,
+            set(named),
+            self._config.verify_handles,
+            self._by_handle,
+            True,
         )
         next_inode, next_handle = self._live.next_ids()
+        writer = Writer()
         writer.u64(next_inode)
-        files = self._live.open_files()
-        writer.u64(len(files))
-        for handle, inode, flags, *_ in files:
-            writer.u64(handle)
-            writer.u64(inode)
-            writer.u32(codec.SOURCE_OPEN_INODE)
-            writer.i32(flags & ~_NOT_REOPENED)
+        writer.raw(self._live.encode_files(_NOT_REOPENED))
         writer.u64(next_handle)
         init_flags = self._live.session()[3]
         for flag in (WRITEBACK_CACHE, SUBMOUNTS, POSIX_ACL, CREATE_SUPP_GROUP):
@@ -217,7 +211,7 @@ class Capture:
             for mount, path in named.items():
                 writer.u64(mount)
                 writer.string(path.decode("utf-8"))
-        return writer.getvalue()
+        yield writer.getvalue()
 
     def _handle_mounts(self, mounts: dict[int, bytes]) -> dict[int, bytes]:
         """Those on which inodes go by handle: the state can say where they are."""
@@ -289,7 +283,7 @@ class Capture:
         mounts: dict[int, bytes],
         lost: list[Lost],
         dead: set[int],
-    ) -> Iterator[Record]:
+    ) -> Iterator[Record | Packed]:
         _, major, minor, flags, max_readahead, max_write = self._live.session()
         yield Negotiated(major, minor, flags, max_write, max_readahead, MAX_PAGES, 1, self._options)
         listed = self._mount_records(mounts)
@@ -297,8 +291,8 @@ class Capture:
             yield Mounts(tuple(listed))
         known = [mount.mount_id for mount in listed]
         handleless = findings.hidden | self._live.hollow()
-        for columns in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD, handleless):
-            yield _identities(columns)
+        for payload in self._live.identities(known, self._by_handle, IDENTITIES_PER_RECORD, handleless):
+            yield Packed(InodeIdentities, payload)
         folders = self._live.folders()
         if folders[0]:
             yield Folders(self._ground.ahead_ns, *folders)
@@ -449,25 +443,6 @@ def _listed(names: list[str]) -> str:
 
 def _threads() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _identities(
-    columns: tuple[
-        list[tuple[int, int, int, bool]],
-        array[int],
-        bytes,
-        bytes,
-        array[int],
-        array[int],
-        array[int],
-        array[int],
-        bytes,
-        bytes,
-    ],
-) -> InodeIdentities:
-    shapes, ids, shape_of, kinds, sizes, mtimes, parents, lengths, names, handles = columns
-    listed = tuple(HandleShape(*shape) for shape in shapes)
-    return InodeIdentities(listed, ids, shape_of, kinds, sizes, mtimes, parents, lengths, names, handles)
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ferryfs.migration import bulk
 from ferryfs.migration.state import (
     ByHandle,
     FileHandle,
@@ -83,8 +84,7 @@ def decode_behind(
 
 def _decode_rest(reader: Reader, version: int, inodes: Sequence[Inode], trailer_promised: bool) -> Decoded:
     next_inode = reader.u64("the next inode number")
-    handle_count = reader.count(_HANDLE_LEAST_BYTES, "open files")
-    handles = tuple(_read_handle(reader) for _ in range(handle_count))
+    handles = _read_handles(reader)
     v1 = StateV1(inodes, next_inode, handles, reader.u64("the next handle number"), _read_options(reader))
     if version == VERSION_1:
         return Decoded(v1, reader.offset, trailer_promised)
@@ -151,6 +151,15 @@ def _read_file_handle(reader: Reader) -> FileHandle:
     mount_id = reader.u64("the mount id of a file handle")
     handle_type = reader.i32("the type of a file handle")
     return FileHandle(mount_id, handle_type, reader.byte_string("a file handle"))
+
+
+def _read_handles(reader: Reader) -> tuple[Handle, ...]:
+    count = reader.count(_HANDLE_LEAST_BYTES, "open files")
+    found = bulk.handles(reader.rest(), count)
+    if found is not None:
+        reader.take(found[1], "open files")
+        return found[0]
+    return tuple(_read_handle(reader) for _ in range(count))
 
 
 def _read_handle(reader: Reader) -> Handle:

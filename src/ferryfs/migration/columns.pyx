@@ -4,122 +4,176 @@
 ``trailer_identities`` says what they mean. Numbers in the stream are little-endian.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memchr, memcpy
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memchr, memset
 
-import sys
 from array import array
 
-cdef bint SWAP = sys.byteorder == "big"
+from ferryfs.migration.held cimport Held
+from ferryfs.migration.columns cimport View, item, put_item, view_item
 
 cdef enum:
     NAME_MAX_BYTES = 4095       # as state.MAX_NAME_BYTES
 
 
-cdef inline uint64_t item(const uint8_t *at, int width) noexcept nogil:
-    """The number of ``width`` bytes that stands at ``at``."""
-    cdef uint64_t value = 0
-    cdef int i
-    if not SWAP:
-        # SAFETY: width is at most 8, and the caller has width bytes at ``at``.
-        memcpy(&value, at, width)
-        return value
-    for i in range(width):
-        value |= <uint64_t>at[i] << (8 * i)
-    return value
+# Cleared by the collector of cycles, its bytes would go before it.
+@cython.no_gc_clear
+@cython.final
+cdef class Column:
+    """Numbers as they stand in a stream, ``base`` more than each item of ``width`` bytes: a sequence of int, without a copy.
 
+    ``signed``: they are signed numbers, with 2**63 added.
+    """
 
-cdef inline void put_item(uint8_t *at, uint64_t value, int width) noexcept nogil:
-    cdef int i
-    if not SWAP:
-        # SAFETY: as in item().
-        memcpy(at, &value, width)
-        return
-    for i in range(width):
-        at[i] = <uint8_t>(value >> (8 * i))
+    def __cinit__(self, data, int width, uint64_t base, Py_ssize_t count, bint signed=False):
+        """``width``: 0 (then ``data`` is empty), 1, 2, 4 or 8. OverflowError: a number beyond 64 bits."""
+        self.held = Held(data)
+        if self.held.length != width * count or width not in (0, 1, 2, 4, 8):
+            raise ValueError("the data is not as long as so many numbers")
+        self.view.at = self.held.at
+        self.view.width = width
+        self.view.base = base
+        self.view.count = count
+        self.view.signed = signed
+        if not stays_in_range(&self.view):
+            raise OverflowError
 
+    def __len__(self):
+        return self.view.count
 
-def widen(const uint8_t[:] data, int width, uint64_t base):
-    """The numbers of ``width`` bytes (1, 2, 4 or 8), each ``base`` larger, as array("Q"). OverflowError beyond 64 bits."""
-    cdef Py_ssize_t count = data.shape[0] // width
-    cdef Py_ssize_t i
-    cdef bint beyond = False
-    found = array("Q", bytes(8 * count))
-    cdef uint64_t[:] into
-    if count == 0:
+    def __getitem__(self, index):
+        cdef Py_ssize_t at
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.view.count))]
+        at = index
+        if not 0 <= at < self.view.count:
+            raise IndexError(index)
+        return <int64_t>view_item(&self.view, at) if self.view.signed else view_item(&self.view, at)
+
+    def __iter__(self):
+        return iter(self.numbers())
+
+    def __contains__(self, number):
+        return number in self.numbers()
+
+    def index(self, number):
+        """Where it is first. ValueError: nowhere."""
+        return self.numbers().index(number)
+
+    def __eq__(self, other):
+        if not isinstance(other, (Column, array)):
+            return NotImplemented
+        return self.numbers() == (other.numbers() if isinstance(other, Column) else other)
+
+    __hash__ = None
+
+    def numbers(self):
+        """All of them, as array("Q"), or array("q") of signed ones."""
+        cdef Py_ssize_t i
+        cdef uint64_t[:] into
+        found = array("q" if self.view.signed else "Q", bytes(8 * self.view.count))
+        if self.view.count:
+            into = memoryview(found).cast("B").cast("Q")
+            with nogil:
+                for i in range(self.view.count):
+                    into[i] = view_item(&self.view, i)
         return found
-    into = found
-    with nogil:
-        # A call for each width: the compiler then knows it.
-        if width == 1:
-            for i in range(count):
-                beyond |= put_widened(&into[i], item(&data[i], 1), base)
-        elif width == 2:
-            for i in range(count):
-                beyond |= put_widened(&into[i], item(&data[2 * i], 2), base)
-        elif width == 4:
-            for i in range(count):
-                beyond |= put_widened(&into[i], item(&data[4 * i], 4), base)
-        else:
-            for i in range(count):
-                beyond |= put_widened(&into[i], item(&data[8 * i], 8), base)
-    if beyond:
-        raise OverflowError
-    return found
 
 
-cdef inline bint put_widened(uint64_t *into, uint64_t value, uint64_t base) noexcept nogil:
-    into[0] = value + base
-    return into[0] < base
-
-
-def narrow(const uint64_t[:] values, int width, uint64_t base):
-    """The opposite of ``widen``: each number less ``base``, which must fit into ``width`` bytes."""
-    cdef Py_ssize_t count = values.shape[0]
+cdef bint stays_in_range(const View *view) noexcept nogil:
     cdef Py_ssize_t i
-    packed = bytearray(width * count)
+    cdef uint64_t room = ~view.base
+    if view.width == 0 or (view.width < 8 and room >> (8 * view.width)):
+        return True
+    for i in range(view.count):
+        if item(view.at + i * view.width, view.width) > room:
+            return False
+    return True
+
+
+cdef View view_of(object values) except *:
+    """Of a Column, or of an array("Q") or array("q"), which has to be kept as it is meanwhile."""
+    cdef View view
+    cdef const uint8_t[:] data
+    if isinstance(values, Column):
+        return (<Column>values).view
+    data = memoryview(values).cast("B") if len(values) else b""
+    view.at = &data[0] if data.shape[0] else NULL
+    view.width = 8
+    view.base = 0
+    view.count = len(values)
+    view.signed = False
+    return view
+
+
+def narrow(values, int width, uint64_t base):
+    """The bytes of a Column: each number less ``base``, which must fit into ``width`` bytes."""
+    cdef View view = view_of(values)
+    cdef Py_ssize_t i
+    packed = bytearray(width * view.count)
     cdef uint8_t[:] into
     if len(packed) == 0:
         return b""
     into = packed
     with nogil:
-        for i in range(count):
-            put_item(&into[i * width], values[i] - base, width)
+        for i in range(view.count):
+            put_item(&into[i * width], view_item(&view, i) - base, width)
     return packed
 
 
-def bounds(const uint64_t[:] values):
+def bounds(values):
     """The smallest and the largest; (0, 0) of none."""
+    cdef View view = view_of(values)
     cdef uint64_t least = 0
     cdef uint64_t most = 0
+    cdef uint64_t number
     cdef Py_ssize_t i
-    if values.shape[0]:
-        least = most = values[0]
+    if view.count:
+        least = most = view_item(&view, 0)
         with nogil:
-            for i in range(values.shape[0]):
-                least = values[i] if values[i] < least else least
-                most = values[i] if values[i] > most else most
+            for i in range(view.count):
+                number = view_item(&view, i)
+                least = min(least, number)
+                most = max(most, number)
     return least, most
 
 
-def add_up(const uint64_t[:] values, uint64_t total):
+def add_up(values, uint64_t total):
     """Whether the sum is ``total``; one beyond 64 bits is not."""
+    cdef View view = view_of(values)
     cdef uint64_t rest = total
+    cdef uint64_t number
     cdef Py_ssize_t i
+    cdef bint beyond = False
+    with nogil:
+        for i in range(view.count):
+            number = view_item(&view, i)
+            if number > rest:
+                beyond = True
+                break
+            rest -= number
+    return not beyond and rest == 0
+
+
+def tally(const uint8_t[:] values):
+    """How often each byte is there: 256 numbers."""
+    cdef uint64_t counts[256]
+    cdef Py_ssize_t i
+    # SAFETY: the array has as many bytes.
+    memset(counts, 0, sizeof(counts))
     with nogil:
         for i in range(values.shape[0]):
-            if values[i] > rest:
-                break
-            rest -= values[i]
-        else:
-            i = values.shape[0]
-    return i == values.shape[0] and rest == 0
+            counts[values[i]] += 1
+    return [counts[i] for i in range(256)]
 
 
 def biased(values):
     """array("q") to array("Q") in the same order, and back: 2**63 more, or less."""
     cdef Py_ssize_t i
     cdef uint64_t[:] turned
+    if isinstance(values, Column):
+        values = values.numbers()
     found = array("Q" if values.typecode == "q" else "q")
     found.frombytes(memoryview(values).cast("B"))
     if len(found):
@@ -130,31 +184,37 @@ def biased(values):
     return found
 
 
-def is_ascending(const uint64_t[:] values):
+def is_ascending(values):
     """Whether each is larger than the one before."""
+    cdef View view = view_of(values)
+    cdef uint64_t before = 0
+    cdef uint64_t number
     cdef Py_ssize_t i
     cdef bint fine = True
     with nogil:
-        for i in range(1, values.shape[0]):
-            if values[i] <= values[i - 1]:
+        for i in range(view.count):
+            number = view_item(&view, i)
+            if i > 0 and number <= before:
                 fine = False
                 break
+            before = number
     return fine
 
 
-def first_bad_name(const uint64_t[:] lengths, const uint8_t[:] names):
+def first_bad_name(lengths, const uint8_t[:] names):
     """Index of the first name that could not be an entry of a directory, -1 when there is none; an empty one means no name.
 
     ``names`` has them one behind the other, and as many bytes as ``lengths`` together.
     """
+    cdef View view = view_of(lengths)
     cdef Py_ssize_t i
     cdef Py_ssize_t found = -1
     cdef uint64_t at = 0
     cdef const uint8_t *text
     cdef uint64_t length
     with nogil:
-        for i in range(lengths.shape[0]):
-            length = lengths[i]
+        for i in range(view.count):
+            length = view_item(&view, i)
             if length == 0:
                 continue
             # SAFETY: the caller has seen to it that the lengths together are those of ``names``.

@@ -13,7 +13,7 @@ from ferryfs.engine.device cimport Device
 from ferryfs.engine.identity cimport hash_identity
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_expect, index_reserve
 from ferryfs.engine.inodes cimport (
-    INODE_LOOKED_UP, INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_hashed, slot_at, take_slot,
+    INODE_LOOKED_UP, INODE_UNPROVEN, KIND_SHIFT, Identity, Inode, InodeTable, fill_hashed, reserve_slots, slot_at, take_slot,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.engine.unproven cimport prove as prove_one, prove_slots
@@ -46,10 +46,10 @@ def defer(Records records not None, Device device not None, opened, uint64_t own
     table.prove = prove_one
     index_reserve(&table.by_id, records.count)
     index_reserve(&table.by_identity, records.count)
+    reserve_slots(table, <uint32_t>records.count)
     with nogil:
         sort_out(records, own_mount)
         filed = file_all(records, table)
-    records.keep_waiting()
     return filed
 
 

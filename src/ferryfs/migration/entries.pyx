@@ -69,7 +69,7 @@ cdef int see_entries(Records records, InodeTable *table, uint64_t first, uint64_
     while start < last and result == 0:
         parent = records.records[records.order[start]].parent_record
         end = start + 1
-        while end < records.count and records.records[records.order[end]].parent_record == parent:
+        while end < records.ordered and records.records[records.order[end]].parent_record == parent:
             end += 1
         # Who began before ``first`` is the neighbour's.
         if parent != INDEX_NONE and (start == 0 or records.records[records.order[start - 1]].parent_record != parent):

@@ -1,20 +1,28 @@
-"""The source's inode table as the bytes of a state and the columns of its trailer, straight from the table; the guest is stopped."""
+"""The source's inode table and open files as the bytes of a state, straight from the tables; the guest is stopped.
 
+The state is made piece by piece, in memory that stays in the processor's cache: fresh memory costs more than all that is written
+to it, as the kernel clears each page of it when it is touched first.
+"""
+
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort, realloc
-from libc.string cimport memcpy, memset, strlen
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort
+from libc.string cimport memset, strlen
 
-from array import array
-
+from ferryfs.engine.handles cimport HANDLE_CHUNK, HANDLE_RELEASED, HANDLE_USED, Handle, HandleTable
 from ferryfs.engine.inodes cimport INODE_INVALID, Inode, find_slot, inode_handle
-from ferryfs.migration.fid cimport FidBuffer, fid_of
-from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, Slots, slot_inode
+from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.growing cimport (
+    NUMBER_ROOM, Bytes, dropped, make_room, put, write_bytes, write_number, write_signed,
+)
+from ferryfs.migration.live_slots cimport ABSENT, AT_PATH, LEFT_OUT, Slots, slot_inode
 
 
 cdef enum:
     ROOT = 1
-    NO_SHAPE = 255
+    PIECE_BYTES = 1 << 16           # as transfer.WRITE_BYTES: such a piece is written as it is
+    RECORD_ROOM = 512               # of an inode's record without its name: numbers and two file handles
 
 
 cdef struct Numbered:
@@ -22,37 +30,10 @@ cdef struct Numbered:
     uint32_t slot
 
 
-cdef struct Bytes:
-    uint8_t *data
-    size_t length
-    size_t room
-
-
-# What many handles have in common; an index of these stands for it in a column.
-cdef struct Shape:
-    int place                       # of the mount, in the trailer's list
-    int32_t type
-    uint32_t size
-    bint openable
-
-
-cdef struct Shapes:
-    Shape listed[NO_SHAPE]
-    int count
-
-
-# The columns of one record, with what each holds of one inode.
-cdef struct Columns:
-    Bytes ids
-    Bytes shape_of
-    Bytes kinds
-    Bytes sizes
-    Bytes mtimes
-    Bytes parents
-    Bytes lengths
-    Bytes names
-    Bytes handles
-    Shapes shapes
+cdef struct OpenFile:
+    uint64_t id
+    uint64_t inode
+    int flags
 
 
 cdef int by_id(const void *left, const void *right) noexcept nogil:
@@ -61,81 +42,13 @@ cdef int by_id(const void *left, const void *right) noexcept nogil:
     return -1 if a < b else 1 if a > b else 0
 
 
-# ---- bytes -----------------------------------------------------------------------------------------------------------------
+cdef int by_fh(const void *left, const void *right) noexcept nogil:
+    cdef uint64_t a = (<const OpenFile *>left).id
+    cdef uint64_t b = (<const OpenFile *>right).id
+    return -1 if a < b else 1 if a > b else 0
 
 
-cdef int grow(Bytes *into, size_t length) except -1 nogil:
-    cdef size_t room = 2 * (into.length + length) + 4096
-    cdef void *grown = realloc(into.data, room)
-    if grown == NULL:
-        with gil:
-            raise MemoryError
-    into.data = <uint8_t *>grown
-    into.room = room
-    return 0
-
-
-cdef inline int put(Bytes *into, const void *data, size_t length) except -1 nogil:
-    if into.length + length > into.room:
-        grow(into, length)
-    # SAFETY: length more bytes fit, by the lines above.
-    memcpy(into.data + into.length, data, length)
-    into.length += length
-    return 0
-
-
-cdef int put_number(Bytes *into, uint64_t value, bint padded=False) except -1 nogil:
-    cdef uint8_t digits[11]
-    cdef int count = 0
-    while value > 0x7f:
-        digits[count] = <uint8_t>(value & 0x7f) | 0x80
-        value >>= 7
-        count += 1
-    digits[count] = <uint8_t>value
-    count += 1
-    if padded:
-        digits[count - 1] |= 0x80
-        digits[count] = 0
-        count += 1
-    return put(into, digits, count)
-
-
-cdef int put_handle(Bytes *into, uint64_t mount, int32_t kind, const uint8_t *handle, uint32_t size) except -1 nogil:
-    put_number(into, mount)
-    put_number(into, (<uint32_t>kind << 1) ^ <uint32_t>(kind >> 31))
-    put_number(into, size)
-    return put(into, handle, size)
-
-
-cdef bytes taken(Bytes *from_):
-    """The bytes, which are given back."""
-    try:
-        return PyBytes_FromStringAndSize(<char *>from_.data, from_.length)
-    finally:
-        dropped(from_)
-
-
-cdef object taken_numbers(Bytes *from_, str typecode):
-    cdef const uint8_t[::1] view
-    found = array(typecode)
-    try:
-        if from_.length:
-            view = <const uint8_t[:from_.length]>from_.data
-            found.frombytes(view)
-        return found
-    finally:
-        view = None
-        dropped(from_)
-
-
-cdef void dropped(Bytes *one) noexcept nogil:
-    free(one.data)
-    one.data = NULL
-    one.length = 0
-    one.room = 0
-
-
-# ---- the state -------------------------------------------------------------------------------------------------------------
+# ---- the inodes ------------------------------------------------------------------------------------------------------------
 
 
 cdef uint32_t *slots_in_order(const Slots *slots, uint32_t *count, bint all) except NULL:
@@ -181,69 +94,124 @@ cdef int sort(const Slots *slots, uint32_t *order, uint32_t count) except -1:
     return 0
 
 
-cdef object encode_slots(
-    const Slots *slots, dict others, bint by_handle, set handle_mounts, bint with_handles, bint root_handle, bint trailed
-):
-    """The ``inodes`` of a state: count and records.
+@cython.final
+cdef class InodePieces:
+    """The ``inodes`` of a state, count and records, in pieces. Made by ``encode_slots``."""
 
-    ``others``: location of those not found in a parent, already encoded. ``by_handle``: FileHandle locations, on the mounts
-    of ``handle_mounts``. ``with_handles``: handles for comparison, ``root_handle``: at least the root's.
+    def __cinit__(self):
+        self.order = NULL
+        self.handled_mounts = NULL
+        # SAFETY: the struct is plain numbers and pointers, of which zero is "none".
+        memset(&self.out, 0, sizeof(self.out))
+
+    def __dealloc__(self):
+        free(self.order)
+        free(self.handled_mounts)
+        dropped(&self.out)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at == self.count and self.out.length == 0:
+            raise StopIteration
+        if self.others:
+            self._fill_with_others()
+        else:
+            with nogil:
+                while self.at < self.count and self.out.length < PIECE_BYTES:
+                    self._put_one(self.order[self.at], NULL, 0)
+                    self.at += 1
+        piece = PyBytes_FromStringAndSize(<char *>self.out.data, self.out.length)
+        self.out.length = 0
+        return piece
+
+    cdef int _fill_with_others(self) except -1:
+        cdef uint32_t slot
+        while self.at < self.count and self.out.length < PIECE_BYTES:
+            slot = self.order[self.at]
+            location = self.others.get(slot_inode(&self.slots, slot).id)
+            if location is None:
+                self._put_one(slot, NULL, 0)
+            else:
+                self._put_one(slot, <const char *><bytes>location, len(<bytes>location))
+            self.at += 1
+        return 0
+
+    cdef int _put_one(self, uint32_t slot, const char *location, size_t location_length) except -1 nogil:
+        """One record. ``location``: of those not found in a parent, already encoded; else NULL."""
+        cdef const Inode *inode = slot_inode(&self.slots, slot)
+        cdef bint handled = self.handled_mounts[inode.mount] and inode.handle_size > 0 and not inode.flags & INODE_INVALID
+        cdef bint named = location == NULL and not handled and self.slots.status[slot] == AT_PATH and inode.id != ROOT
+        cdef size_t name_length = strlen(inode.name) if named else 0
+        cdef uint8_t *at
+        make_room(&self.out, RECORD_ROOM + name_length + location_length)
+        at = self.out.data + self.out.length
+        at = write_number(at, inode.id)
+        at = write_number(at, inode.nlookup + self.slots.children[slot])
+        if inode.id == ROOT:
+            at = write_number(at, 0)
+        elif location != NULL:
+            at = write_bytes(at, location, location_length)
+        elif handled:
+            at = write_handle(write_number(at, 4), &self.slots, inode)
+        elif named:
+            at = write_number(write_number(at, 1), inode.parent)
+            at = write_bytes(write_number(at, name_length), inode.name, name_length)
+        else:
+            at = write_number(at, 2)
+        if inode.handle_size > 0 and not inode.flags & INODE_INVALID and (
+            (self.with_handles and not handled) or (self.root_handle and inode.id == ROOT)
+        ):
+            at = write_handle(write_number(at, 1), &self.slots, inode)
+        else:
+            at = write_number(at, 0)
+        self.out.length = at - self.out.data
+        return 0
+
+
+cdef inline uint8_t *write_handle(uint8_t *at, const Slots *slots, const Inode *inode) noexcept nogil:
+    at = write_number(at, slots.table.mounts[inode.mount].id)
+    at = write_signed(at, inode.handle_type)
+    return write_bytes(write_number(at, inode.handle_size), inode_handle(inode), inode.handle_size)
+
+
+cdef InodePieces encode_slots(
+    object owner, const Slots *slots, dict others, bint by_handle, set handle_mounts, bint with_handles, bint root_handle,
+    bint trailed
+):
+    """The ``inodes`` of a state in pieces: count and records.
+
+    ``owner``: of the slots' arrays. ``others``: location of those not found in a parent, already encoded. ``by_handle``:
+    FileHandle locations, on the mounts of ``handle_mounts``. ``with_handles``: handles for comparison, ``root_handle``: at least
+    the root's. ``trailed``: a trailer follows.
     """
-    cdef Bytes out
-    cdef uint32_t count = 0
+    cdef InodePieces pieces = InodePieces()
     cdef uint32_t index
-    cdef Inode *inode
-    cdef uint64_t mount
-    cdef bint handled
-    cdef bint has_others = len(others) > 0
-    cdef uint8_t *handled_mounts
-    cdef uint32_t *order = slots_in_order(slots, &count, False)
-    out.data = NULL
-    out.length = 0
-    out.room = 0
-    handled_mounts = <uint8_t *>malloc(slots.table.mount_count + 1)
-    try:
-        if handled_mounts == NULL:
-            raise MemoryError
-        for index in range(slots.table.mount_count):
-            handled_mounts[index] = by_handle and slots.table.mounts[index].id in handle_mounts
-        if by_handle:
-            # Only Path locations hold references; those that go by handle are not counted.
-            uncount(slots, handled_mounts)
-        put_number(&out, count, trailed)
-        for index in range(count):
-            inode = slot_inode(slots, order[index])
-            mount = slots.table.mounts[inode.mount].id
-            handled = handled_mounts[inode.mount] and inode.handle_size > 0 and not inode.flags & INODE_INVALID
-            put_number(&out, inode.id)
-            put_number(&out, inode.nlookup + slots.children[order[index]])
-            if inode.id == ROOT:
-                put_number(&out, 0)
-            elif has_others and inode.id in others:
-                location = <bytes>others[inode.id]
-                put(&out, <const char *>location, len(location))
-            elif handled:
-                put_number(&out, 4)
-                put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
-            elif slots.status[order[index]] == AT_PATH:
-                put_number(&out, 1)
-                put_number(&out, inode.parent)
-                put_number(&out, strlen(inode.name))
-                put(&out, inode.name, strlen(inode.name))
-            else:
-                put_number(&out, 2)
-            if inode.handle_size > 0 and not inode.flags & INODE_INVALID and (
-                (with_handles and not handled) or (root_handle and inode.id == ROOT)
-            ):
-                put_number(&out, 1)
-                put_handle(&out, mount, inode.handle_type, inode_handle(inode), inode.handle_size)
-            else:
-                put_number(&out, 0)
-        return taken(&out)
-    finally:
-        free(out.data)
-        free(order)
-        free(handled_mounts)
+    cdef uint8_t *at
+    pieces.owner = owner
+    pieces.slots = slots[0]
+    pieces.others = others
+    pieces.with_handles = with_handles
+    pieces.root_handle = root_handle
+    pieces.order = slots_in_order(slots, &pieces.count, False)
+    pieces.handled_mounts = <uint8_t *>malloc(slots.table.mount_count + 1)
+    if pieces.handled_mounts == NULL:
+        raise MemoryError
+    for index in range(slots.table.mount_count):
+        pieces.handled_mounts[index] = by_handle and slots.table.mounts[index].id in handle_mounts
+    if by_handle:
+        # Only Path locations hold references; those that go by handle are not counted.
+        uncount(slots, pieces.handled_mounts)
+    make_room(&pieces.out, PIECE_BYTES + RECORD_ROOM)
+    at = write_number(pieces.out.data, pieces.count)
+    if trailed:
+        # Another spelling of the same number promises it.
+        at[-1] |= 0x80
+        at[0] = 0
+        at += 1
+    pieces.out.length = at - pieces.out.data
+    return pieces
 
 
 cdef void uncount(const Slots *slots, const uint8_t *handled_mounts) noexcept nogil:
@@ -255,140 +223,46 @@ cdef void uncount(const Slots *slots, const uint8_t *handled_mounts) noexcept no
             slots.children[find_slot(slots.table, inode.parent)] -= 1
 
 
-# ---- the trailer -----------------------------------------------------------------------------------------------------------
+# ---- the open files ----------------------------------------------------------------------------------------------------------
 
 
-cdef list identity_columns(const Slots *slots, list mounts, bint named, uint32_t at_once, set handleless):
-    """Columns for InodeIdentities records of at most ``at_once`` inodes: tuples (shapes, ids, shape_of, kinds, sizes, mtimes,
-    parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too;
-    ``handleless``: nodeids of inodes whose handles will lead nowhere at the destination.
-    """
-    cdef uint32_t count = 0
-    cdef uint32_t first = 0
-    cdef uint32_t index
-    cdef uint32_t done = 0
-    cdef uint32_t *order = slots_in_order(slots, &count, True)
-    cdef int *places = <int *>malloc((slots.table.mount_count + 1) * sizeof(int))
-    records = []
-    try:
-        if places == NULL:
-            raise MemoryError
-        for index in range(slots.table.mount_count):
-            places[index] = mounts.index(slots.table.mounts[index].id) if slots.table.mounts[index].id in mounts else -1
-        while first < count:
-            records.append(columns_of(slots, order + first, min(count - first, at_once), places, named, handleless, &done))
-            first += done
-    finally:
-        free(order)
-        free(places)
-    return records
-
-
-cdef tuple columns_of(
-    const Slots *slots, const uint32_t *order, uint32_t count, const int *places, bint named, set handleless, uint32_t *done
-):
-    """One record's columns, and of how many of the inodes: not of all where there is no room for another shape (a share of many
-    mounts has many), because an inode without its handle may be taken for another one.
-    """
-    cdef Columns columns
-    cdef Inode *inode
-    cdef uint32_t index
-    cdef int shape
-    cdef bint has_handle
-    cdef bint some_handleless = handleless is not None and len(handleless) > 0
-    clear(&columns)
-    done[0] = 0
-    try:
-        for index in range(count):
-            if columns.shapes.count == NO_SHAPE:
-                break
-            done[0] += 1
-            inode = slot_inode(slots, order[index])
-            if inode.flags & INODE_INVALID and (inode.handle_size == 0 or inode.ino != 0):
-                continue
-            has_handle = places[inode.mount] >= 0 and not (some_handleless and inode.id in handleless)
-            put_one(slots, order[index], &columns, places[inode.mount] if has_handle else -1, named)
-        shapes = [
-            (columns.shapes.listed[shape].place, columns.shapes.listed[shape].type, columns.shapes.listed[shape].size,
-             bool(columns.shapes.listed[shape].openable))
-            for shape in range(columns.shapes.count)
-        ]
-        return (
-            shapes, taken_numbers(&columns.ids, "Q"), taken(&columns.shape_of), taken(&columns.kinds),
-            taken_numbers(&columns.sizes, "Q"), taken_numbers(&columns.mtimes, "q"), taken_numbers(&columns.parents, "Q"),
-            taken_numbers(&columns.lengths, "Q"), taken(&columns.names), taken(&columns.handles),
-        )
-    finally:
-        drop_all(&columns)
-
-
-cdef void clear(Columns *columns) noexcept nogil:
+cdef object encode_files(HandleTable *handles, int without):
+    """The ``handles`` of a state, by fh: count and records; of the flags, those of ``without`` are left out."""
+    cdef Bytes found
+    cdef Bytes out
+    cdef OpenFile one
+    cdef OpenFile *files
+    cdef Handle *handle
+    cdef uint32_t slot
+    cdef size_t count
+    cdef size_t i
+    cdef uint8_t *at
     # SAFETY: the struct is plain numbers and pointers, of which zero is "none".
-    memset(columns, 0, sizeof(Columns))
-
-
-cdef void drop_all(Columns *columns) noexcept nogil:
-    dropped(&columns.ids)
-    dropped(&columns.shape_of)
-    dropped(&columns.kinds)
-    dropped(&columns.sizes)
-    dropped(&columns.mtimes)
-    dropped(&columns.parents)
-    dropped(&columns.lengths)
-    dropped(&columns.names)
-    dropped(&columns.handles)
-
-
-cdef int put_one(const Slots *slots, uint32_t slot, Columns *columns, int place, bint named) except -1 nogil:
-    """``place``: of its mount in the trailer's list; negative: its handle is not to be told."""
-    cdef FidBuffer fid
-    cdef Inode *inode = slot_inode(slots, slot)
-    cdef uint8_t shape = NO_SHAPE
-    cdef uint64_t length
-    cdef uint64_t none = 0
-    cdef uint32_t size
-    if place >= 0 and inode.handle_size > 0:
-        shape = shape_for(&columns.shapes, place, inode.handle_type, inode.handle_size, True)
-        if shape != NO_SHAPE:
-            put(&columns.handles, inode_handle(inode), inode.handle_size)
-    elif place >= 0 and inode.fd >= 0:
-        # It keeps its fd, as it has no handle that can be opened.
-        size = fid_of(inode.fd, &fid)
-        if size > 0:
-            shape = shape_for(&columns.shapes, place, fid.head.handle_type, size, False)
-            if shape != NO_SHAPE:
-                put(&columns.handles, fid.bytes, size)
-    put(&columns.ids, &inode.id, 8)
-    put(&columns.shape_of, &shape, 1)
-    put(&columns.kinds, &inode.kind, 1)
-    put(&columns.sizes, &slots.sizes[slot], 8)
-    put(&columns.mtimes, &slots.mtimes[slot], 8)
-    if named:
-        if slots.status[slot] in (AT_PATH, AT_ODD_PATH):
-            length = strlen(inode.name)
-            put(&columns.parents, &inode.parent, 8)
-            put(&columns.lengths, &length, 8)
-            put(&columns.names, inode.name, length)
-        else:
-            put(&columns.parents, &none, 8)
-            put(&columns.lengths, &none, 8)
-    return 0
-
-
-cdef uint8_t shape_for(Shapes *shapes, int place, int32_t type, uint32_t size, bint openable) noexcept nogil:
-    """The index of a shape, which is listed when it is new; NO_SHAPE when there are too many."""
-    cdef int i
-    for i in range(shapes.count):
-        if (
-            shapes.listed[i].size == size and shapes.listed[i].type == type and shapes.listed[i].place == place
-            and shapes.listed[i].openable == openable
-        ):
-            return <uint8_t>i
-    if shapes.count == NO_SHAPE:
-        return NO_SHAPE
-    shapes.listed[shapes.count].place = place
-    shapes.listed[shapes.count].type = type
-    shapes.listed[shapes.count].size = size
-    shapes.listed[shapes.count].openable = openable
-    shapes.count += 1
-    return <uint8_t>(shapes.count - 1)
+    memset(&found, 0, sizeof(found))
+    memset(&out, 0, sizeof(out))
+    try:
+        pthread_mutex_lock(&handles.lock)
+        try:
+            for slot in range(handles.slots):
+                handle = &handles.chunks[slot // HANDLE_CHUNK][slot % HANDLE_CHUNK]
+                if handle.state & HANDLE_USED and not handle.state & HANDLE_RELEASED:
+                    one.id = handle.id
+                    one.inode = handle.inode.id
+                    one.flags = handle.flags & ~without
+                    put(&found, &one, sizeof(one))
+        finally:
+            pthread_mutex_unlock(&handles.lock)
+        count = found.length // sizeof(OpenFile)
+        files = <OpenFile *>found.data
+        if count:
+            qsort(files, count, sizeof(OpenFile), &by_fh)
+        make_room(&out, NUMBER_ROOM * (4 * count + 1))
+        at = write_number(out.data, count)
+        for i in range(count):
+            at = write_number(write_number(at, files[i].id), files[i].inode)
+            # SourceOpenInode, the only kind there is.
+            at = write_signed(write_number(at, 0), files[i].flags)
+        return PyBytes_FromStringAndSize(<char *>out.data, at - out.data)
+    finally:
+        dropped(&found)
+        dropped(&out)

@@ -1,21 +1,8 @@
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self, final
 
 from ferryfs.engine.device import Device
-
-_Columns = tuple[
-    list[tuple[int, int, int, bool]],
-    array[int],
-    bytes,
-    bytes,
-    array[int],
-    array[int],
-    array[int],
-    array[int],
-    bytes,
-    bytes,
-]
 
 @final
 class LiveSource:
@@ -53,10 +40,11 @@ class LiveSource:
         with_handles: bool,
         root_handle: bool,
         trailed: bool,
-    ) -> bytes: ...
+    ) -> Iterator[bytes]: ...
     def goes_by_handle(self, id: int, handle_mounts: set[int]) -> bool: ...
     def odd_names(self) -> list[tuple[int, int, bytes]]: ...
-    def identities(self, mounts: list[int], named: bool, at_once: int, handleless: set[int]) -> list[_Columns]: ...
+    def identities(self, mounts: list[int], named: bool, at_once: int, handleless: set[int]) -> Iterator[bytes]: ...
     def note_file(self, id: int, size: int, mtime: int) -> None: ...
     def open_files(self) -> list[tuple[int, int, int, int, int, bool, int]]: ...
+    def encode_files(self, without: int) -> bytes: ...
     def carried(self, fh: int) -> list[tuple[int, int, int, bytes]]: ...

@@ -24,7 +24,8 @@ from ferryfs.engine.inodes cimport (
 from ferryfs.engine.mounts cimport find_mount
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
-from ferryfs.migration.live_encode cimport encode_slots, identity_columns
+from ferryfs.migration.live_encode cimport encode_files, encode_slots
+from ferryfs.migration.live_identities cimport identity_payloads
 from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, UNKNOWN, Slots
 from ferryfs.migration.steady cimport measure_files, stamp_folders, take_steady, unmark
 
@@ -59,6 +60,14 @@ cdef bint is_it(const Inode *inode, uint64_t mount, const Identity *identity) no
     )
 
 
+cdef void *grown(void *array_, size_t size) except NULL:
+    """The array with room for so many bytes. MemoryError: the array is still where it was."""
+    cdef void *larger = realloc(array_, size)
+    if larger == NULL:
+        raise MemoryError
+    return larger
+
+
 cdef class LiveSource:
     """One look at a device's tables. ``begin`` starts it anew; slots made later are not seen by it."""
 
@@ -70,6 +79,8 @@ cdef class LiveSource:
     cdef uint64_t *sizes
     cdef int64_t *mtimes
     cdef int64_t *stamps
+    cdef uint32_t room                  # of slots that the arrays have
+    cdef bint some_lost                 # an earlier migration has lost some inodes, or their content
     cdef readonly uint32_t slots
     cdef readonly uint32_t inodes       # that the guest held at `begin`: of the slots, some may be free
 
@@ -97,6 +108,7 @@ cdef class LiveSource:
         self.sizes = NULL
         self.mtimes = NULL
         self.stamps = NULL
+        self.room = 0
         self.slots = 0
 
     cdef Slots _known(self) noexcept nogil:
@@ -163,33 +175,44 @@ cdef class LiveSource:
         """Looks at the table as it is now; nothing is checked yet."""
         cdef uint32_t slot
         cdef uint32_t stamped = self.slots
-        cdef int64_t *stamps = self.stamps
+        cdef uint32_t slots
+        pthread_mutex_lock(&self.table.lock)
+        slots = self.table.slots
+        pthread_mutex_unlock(&self.table.lock)
+        self._make_room(slots)
+        self.slots = slots
         # What was seen of the directories stays good (``steady``): that is what collecting is for.
-        self.stamps = NULL
-        self._free()
-        self.stamps = stamps
-        pthread_mutex_lock(&self.table.lock)
-        self.slots = self.table.slots
-        pthread_mutex_unlock(&self.table.lock)
-        self.status = <uint8_t *>calloc(self.slots, 1)
-        self.children = <uint32_t *>calloc(self.slots, sizeof(uint32_t))
-        self.sizes = <uint64_t *>calloc(self.slots, sizeof(uint64_t))
-        self.mtimes = <int64_t *>calloc(self.slots, sizeof(int64_t))
-        stamps = <int64_t *>realloc(self.stamps, (self.slots + 1) * sizeof(int64_t))
-        if stamps != NULL:
-            self.stamps = stamps
-            for slot in range(stamped, self.slots):
-                stamps[slot] = 0
-        if stamps == NULL or self.status == NULL or self.children == NULL or self.sizes == NULL or self.mtimes == NULL:
-            self._free()
-            raise MemoryError
+        for slot in range(stamped, self.slots):
+            self.stamps[slot] = 0
+        # SAFETY: each array has room for so many items.
+        memset(self.status, 0, self.slots)
+        memset(self.children, 0, self.slots * sizeof(uint32_t))
+        memset(self.sizes, 0, self.slots * sizeof(uint64_t))
+        memset(self.mtimes, 0, self.slots * sizeof(int64_t))
         self.inodes = 0
-        pthread_mutex_lock(&self.table.lock)
-        for slot in range(self.slots):
-            if self._at(slot).id != 0 and (self._at(slot).nlookup > 0 or self._at(slot).opens > 0):
-                self.status[slot] = UNKNOWN
-                self.inodes += 1
-        pthread_mutex_unlock(&self.table.lock)
+        self.some_lost = False
+        with nogil:
+            pthread_mutex_lock(&self.table.lock)
+            for slot in range(self.slots):
+                if self._at(slot).id != 0 and (self._at(slot).nlookup > 0 or self._at(slot).opens > 0):
+                    self.status[slot] = UNKNOWN
+                    self.inodes += 1
+                    self.some_lost |= self._at(slot).flags & (INODE_INVALID | INODE_HOLLOW)
+            pthread_mutex_unlock(&self.table.lock)
+
+    cdef int _make_room(self, uint32_t slots) except -1:
+        """Room for so many in the arrays, which are kept from collecting for the save: fresh memory costs more than filling it."""
+        cdef size_t room = slots + slots // 8 + 1
+        if slots < self.room:
+            return 0
+        self.room = 0
+        self.status = <uint8_t *>grown(self.status, room)
+        self.children = <uint32_t *>grown(self.children, room * sizeof(uint32_t))
+        self.sizes = <uint64_t *>grown(self.sizes, room * sizeof(uint64_t))
+        self.mtimes = <int64_t *>grown(self.mtimes, room * sizeof(int64_t))
+        self.stamps = <int64_t *>grown(self.stamps, room * sizeof(int64_t))
+        self.room = <uint32_t>room
+        return 0
 
     def look_at_folders(self, uint32_t first, uint32_t last, int64_t newest):
         """Notes when the directories in slots ``first`` to ``last`` were changed, before what is in them is looked at.
@@ -335,6 +358,8 @@ cdef class LiveSource:
         The name is empty when nothing would prove at the next destination that its file is the right one.
         """
         cdef uint32_t slot
+        if not self.some_lost:
+            return []
         return [
             (
                 self._at(slot).id, self._at(slot).error, self._at(slot).parent,
@@ -347,6 +372,8 @@ cdef class LiveSource:
     def hollow(self):
         """The nodeids of files whose content an earlier migration left behind: what stands for them here is no such file."""
         cdef uint32_t slot
+        if not self.some_lost:
+            return set()
         return {self._at(slot).id for slot in range(self.slots) if self.status[slot] != ABSENT and self._at(slot).flags & INODE_HOLLOW}
 
     def where(self, uint64_t id):
@@ -508,7 +535,7 @@ cdef class LiveSource:
         return 0
 
     def encode_inodes(self, dict others, bint by_handle, set handle_mounts, bint with_handles, bint root_handle, bint trailed):
-        """The ``inodes`` of a state, and how many: count and records.
+        """The ``inodes`` of a state, in pieces: count and records.
 
         ``others``: location of those not found in a parent, already encoded. ``by_handle``: FileHandle locations, on the mounts
         of ``handle_mounts``. ``with_handles``: handles for comparison, ``root_handle``: at least the root's.
@@ -516,7 +543,7 @@ cdef class LiveSource:
         cdef Slots known
         self._count_children()
         known = self._known()
-        return encode_slots(&known, others, by_handle, handle_mounts, with_handles, root_handle, trailed)
+        return encode_slots(self, &known, others, by_handle, handle_mounts, with_handles, root_handle, trailed)
 
     def goes_by_handle(self, uint64_t id, set handle_mounts):
         """Whether encode_inodes, given the same mounts, locates the inode by its handle. Raises KeyError."""
@@ -539,12 +566,13 @@ cdef class LiveSource:
         ]
 
     def identities(self, list mounts, bint named, uint32_t at_once, set handleless):
-        """Columns for InodeIdentities records of at most ``at_once`` inodes: tuples (shapes, ids, shape_of, kinds, sizes, mtimes,
-        parents, name_lengths, names, handles). ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too;
-        ``handleless``: nodeids of inodes whose handles will lead nowhere at the destination.
+        """The payloads of InodeIdentities records of at most ``at_once`` inodes, one by one.
+
+        ``mounts``: ids in the order of the Mounts record; ``named``: parents and names too; ``handleless``: nodeids of inodes
+        whose handles will lead nowhere at the destination.
         """
         cdef Slots known = self._known()
-        return identity_columns(&known, mounts, named, at_once, handleless)
+        return identity_payloads(self, &known, mounts, named, at_once, handleless)
 
     def note_file(self, uint64_t id, uint64_t size, int64_t mtime):
         """Size and time of a file that was found some other way than under its name."""
@@ -569,6 +597,10 @@ cdef class LiveSource:
         pthread_mutex_unlock(&self.handles.lock)
         found.sort()
         return found
+
+    def encode_files(self, int without):
+        """The ``handles`` of a state: count and records; of the flags, those of ``without`` are left out."""
+        return encode_files(self.handles, without)
 
     def carried(self, uint64_t fh):
         """[(cookie, inode number, kind, name)] that a half-read directory brought along from an earlier source."""

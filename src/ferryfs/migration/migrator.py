@@ -142,7 +142,7 @@ class Migrator:
                 LiveDestination(self._device), self._config, self._share, options.switches(self._share_config)
             )
             self.proving = None
-            data, transfer.data = transfer.data, bytearray()
+            data, transfer.data = transfer.data, memoryview(b"")
             restore.run(data)
             if restore.deferred:
                 self.proving = Proving(self._device)

@@ -13,7 +13,8 @@ from ferryfs.engine.index cimport INDEX_NONE, index_reserve
 from ferryfs.engine.identity cimport identify
 from ferryfs.engine.inode_fds cimport cache_fd, inode_fd
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_KEEPS_FD, INODE_LOOKED_UP, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, set_hint, take_slot,
+    CHUNK, INODE_KEEPS_FD, INODE_LOOKED_UP, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, reserve_slots,
+    set_hint, take_slot,
 )
 from ferryfs.engine.mounts cimport find_mount, mount_of, unuse_mount
 from ferryfs.engine.sys cimport (
@@ -87,9 +88,10 @@ def restore(Records records not None, Device device not None, bint compare, bint
     if root != INDEX_NONE:
         records.records[root].progress = RESTORED
     # Without it they would grow a few times on the way, which costs time only.
-    waiting = sum(last - first for first, last in records.levels)
-    index_reserve(&table.by_id, waiting)
-    index_reserve(&table.by_identity, waiting)
+    records.arrange()
+    index_reserve(&table.by_id, records.ordered)
+    index_reserve(&table.by_identity, records.ordered)
+    reserve_slots(table, <uint32_t>records.ordered)
 
     def one(span):
         restore_round(records, device, span[0], span[1], compare, same, mounts)

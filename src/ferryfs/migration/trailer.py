@@ -43,6 +43,7 @@ from ferryfs.migration.trailer_records import (
     Mounts,
     Names,
     Negotiated,
+    Packed,
     Record,
     Unlinked,
 )
@@ -91,7 +92,7 @@ class Trailer:
         return found[0] if found else None
 
 
-def write(state: Iterable[bytes | memoryview], records: Iterable[Record]) -> Iterator[bytes | memoryview]:
+def write(state: Iterable[bytes | memoryview], records: Iterable[Record | Packed]) -> Iterator[bytes | memoryview]:
     """The whole stream, in pieces: ``state`` as the codec made it with ``trailer_follows``, then the trailer.
 
     Takes the records one by one, as they are asked for; never holds more than one.
@@ -107,20 +108,24 @@ def write(state: Iterable[bytes | memoryview], records: Iterable[Record]) -> Ite
     yield head + struct.pack("<I", zlib.crc32(head, checksum))
 
 
-def _pieces(state: Iterable[bytes | memoryview], records: Iterable[Record]) -> Iterator[bytes | memoryview]:
+def _pieces(state: Iterable[bytes | memoryview], records: Iterable[Record | Packed]) -> Iterator[bytes | memoryview]:
     yield from state
     head = Writer()
     head.raw(MAGIC)
     head.u64(VERSION)
     yield head.getvalue()
     for record in records:
-        payload = Writer()
-        record.write(payload)
+        if isinstance(record, Packed):
+            kind, payload = record.kind, record.payload
+        else:
+            writer = Writer()
+            record.write(writer)
+            kind, payload = type(record), writer.getvalue()
         frame = Writer()
-        frame.u64(_TAG_OF[type(record)])
+        frame.u64(_TAG_OF[kind])
         frame.u64(len(payload))
         yield frame.getvalue()
-        yield payload.getvalue()
+        yield payload
 
 
 def begins(data: bytes | bytearray | memoryview, start: int) -> bool:
@@ -257,7 +262,7 @@ def _check_identities(record: InodeIdentities, mount_count: int) -> None:
     bad = columns.first_bad_name(record.name_lengths, record.names)
     if bad >= 0:
         at = sum(record.name_lengths[:bad])
-        name = record.names[at : at + record.name_lengths[bad]]
+        name = bytes(record.names[at : at + record.name_lengths[bad]])
         raise StateError(f"the trailer names inode {record.ids[bad]} {name!r}, which {name_fault(name)}")
 
 

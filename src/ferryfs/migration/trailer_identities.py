@@ -5,6 +5,7 @@ a few arrays and no objects.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from ferryfs.migration import columns
@@ -15,8 +16,9 @@ from ferryfs.wire.postcard import Reader, Writer
 NO_HANDLE: Final = 255
 # A size that was not looked at, because the inode's handle tells it from others.
 NOT_MEASURED: Final = (1 << 64) - 1
-# How many inodes the writer puts into one IDENTITIES record: bounds what is held at a time, and keeps columns narrow.
-IDENTITIES_PER_RECORD: Final = 1 << 16
+# How many inodes the writer puts into one IDENTITIES record: it stays in the processor's cache while it is made, and
+# its columns are narrow.
+IDENTITIES_PER_RECORD: Final = 1 << 14
 
 # Bytes that an item of a column takes.
 _WIDTHS: Final = (1, 2, 4, 8)
@@ -40,25 +42,26 @@ class InodeIdentities:
     """Who each inode is, in columns: no Python object an inode, and read at memory speed. One item an inode in each.
 
     The destination compares what it opened with this, and looks for the right file where it differs. ``parents`` and
-    ``names`` are empty where the state itself has the inode's Path, else they have an item for each inode.
+    ``names`` are empty where the state itself has the inode's Path, else they have an item for each inode. What was
+    read are windows into the stream: fresh memory for copies would cost more than reading.
     """
 
     shapes: tuple[HandleShape, ...]
     # FUSE nodeids, ascending.
-    ids: array[int]
+    ids: Sequence[int]
     # Index in ``shapes``, or NO_HANDLE.
-    shape_of: bytes
+    shape_of: bytes | memoryview
     # ``st_mode >> 12``: the file type.
-    kinds: bytes
+    kinds: bytes | memoryview
     # NOT_MEASURED: nothing is known of it, nor of its time of change.
-    sizes: array[int]
-    mtimes_ns: array[int]
+    sizes: Sequence[int]
+    mtimes_ns: Sequence[int]
     # The nodeid of the directory in which the source last saw it, 0 when unknown, and the name there.
-    parents: array[int]
-    name_lengths: array[int]
-    names: bytes
+    parents: Sequence[int]
+    name_lengths: Sequence[int]
+    names: bytes | memoryview
     # All file handles, one behind the other, each as long as its shape says.
-    handles: bytes
+    handles: bytes | memoryview
 
     def write(self, writer: Writer) -> None:
         writer.u64(len(self.shapes))
@@ -94,15 +97,17 @@ class InodeIdentities:
         )
         count = reader.count(2, "identities of inodes")
         ids = _read_column(reader, count, "inode numbers")
-        shape_of = bytes(reader.take(count, "shapes of handles"))
-        kinds = bytes(reader.take(count, "file types"))
+        shape_of = reader.take(count, "shapes of handles")
+        kinds = reader.take(count, "file types")
         sizes = _read_column(reader, count, "sizes")
-        mtimes = columns.biased(_read_column(reader, count, "times"))
-        parents, name_lengths, names = array("Q"), array("Q"), b""
+        mtimes = _read_column(reader, count, "times", signed=True)
+        parents: Sequence[int] = array("Q")
+        name_lengths: Sequence[int] = array("Q")
+        names: bytes | memoryview = b""
         if reader.boolean("whether names follow"):
             parents = _read_column(reader, count, "parents")
             name_lengths = _read_column(reader, count, "lengths of names")
-            names = reader.byte_string("names")
+            names = reader.view("names")
         found = cls(
             shapes,
             ids,
@@ -113,7 +118,7 @@ class InodeIdentities:
             parents,
             name_lengths,
             names,
-            reader.byte_string("file handles"),
+            reader.view("file handles"),
         )
         found._check(reader)
         return found
@@ -121,8 +126,10 @@ class InodeIdentities:
     def _check(self, reader: Reader) -> None:
         """The columns fit each other, so that a walk along them stays inside."""
         lengths = [shape.length for shape in self.shapes]
-        uses = [self.shape_of.count(index) for index in range(len(self.shapes))]
-        if sum(uses) + self.shape_of.count(NO_HANDLE) != len(self.ids) or len(self.shapes) > NO_HANDLE:
+        uses = columns.tally(self.shape_of)
+        without = uses[NO_HANDLE]
+        uses = uses[: len(lengths)]
+        if sum(uses) + without != len(self.ids) or len(lengths) > NO_HANDLE:
             raise reader.error("an inode's identity names a shape of handles that is not there")
         if sum(use * length for use, length in zip(uses, lengths, strict=True)) != len(self.handles):
             raise reader.error("the file handles of the inodes' identities have not the length that they announce")
@@ -157,12 +164,12 @@ class Folders:
         count = reader.count(1, "directories")
         return cls(
             ahead_ns,
-            _read_column(reader, count, "directories"),
-            columns.biased(_read_column(reader, count, "change times")),
+            _read_column(reader, count, "directories").numbers(),
+            _read_column(reader, count, "change times", signed=True).numbers(),
         )
 
 
-def _write_column(writer: Writer, values: array[int]) -> None:
+def _write_column(writer: Writer, values: Sequence[int]) -> None:
     """Equal-width numbers above a base: width in bytes (0 when all are equal), base, the differences little-endian."""
     base, most = columns.bounds(values)
     width = next(width for width in (0, *_WIDTHS) if most - base < 1 << (8 * width))
@@ -172,15 +179,14 @@ def _write_column(writer: Writer, values: array[int]) -> None:
         writer.raw(columns.narrow(values, width, base))
 
 
-def _read_column(reader: Reader, count: int, what: str) -> array[int]:
+def _read_column(reader: Reader, count: int, what: str, signed: bool = False) -> columns.Column:
+    """``signed``: the numbers stand there ``columns.biased``."""
     start = reader.offset
     width = reader.u8(f"the width of {what}")
     base = reader.u64(f"the base of {what}")
-    if width == 0:
-        return array("Q", [base]) * count
-    if width not in _WIDTHS:
+    if width not in (0, *_WIDTHS):
         raise reader.error(f"{what} are {width} bytes wide; it can be 0, 1, 2, 4 or 8", start)
     try:
-        return columns.widen(reader.take(count * width, what), width, base)
+        return columns.Column(reader.take(count * width, what), width, base, count, signed)
     except OverflowError:
         raise reader.error(f"{what} are larger than 64 bits", start) from None

@@ -357,4 +357,12 @@ class LostInodes:
         )
 
 
+@frozen
+class Packed:
+    """A record whose payload stands there as bytes already."""
+
+    kind: type[InodeIdentities]
+    payload: bytes
+
+
 Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes | Folders

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import mmap
 import os
 import select
 import signal
@@ -26,8 +27,11 @@ from typing import Final, final
 
 from ferryfs.errors import FerryError, StateError
 
-# One read; a pipe holds 64 KiB by default, and QEMU writes 1 MiB at a time.
+# One read, and what a pipe is asked to hold where nobody has chosen: QEMU writes 1 MiB at a time.
 READ_BYTES: Final = 1 << 20
+DEFAULT_PIPE_BYTES: Final = 1 << 16
+# Room for the stream at first: address space, of which only what is read into becomes memory.
+FIRST_BYTES: Final = 16 << 20
 # Small pieces of the stream are joined up to this, so that a million records are not a million writes.
 WRITE_BYTES: Final = 1 << 16
 # The largest stream that is taken: 10 M inodes with long names and identities, and 64 MiB of unlinked content, fit
@@ -36,29 +40,47 @@ STREAM_LIMIT_BYTES: Final = 4 << 30
 
 
 class Incoming:
-    """Collects a stream that comes in."""
+    """Collects a stream that comes in: read into ``room``, and say by ``filled`` how much it was.
+
+    Memory that nobody has touched costs nothing, and is cleared by the kernel in huge pages where it has some: in small
+    ones that takes twice as long as reading.
+    """
 
     def __init__(self, limit_bytes: int = STREAM_LIMIT_BYTES) -> None:
-        self._data = bytearray()
         self._limit_bytes = limit_bytes
+        # Bytes so far.
+        self.size = 0
+        self._memory = _fresh(FIRST_BYTES)
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """The next bytes. Raises StateError when there are more than the limit."""
-        if len(self._data) + len(data) > self._limit_bytes:
+    def room(self) -> memoryview:
+        """Where the next bytes go. To be released before it is asked for again."""
+        if len(self._memory) - self.size < READ_BYTES:
+            self._memory.resize(2 * len(self._memory))
+            _huge(self._memory)
+        return memoryview(self._memory)[self.size : self.size + READ_BYTES]
+
+    def filled(self, count: int) -> None:
+        """So many bytes came. Raises StateError when there are more than the limit."""
+        self.size += count
+        if self.size > self._limit_bytes:
             raise StateError(
                 f"the incoming state is larger than {self._limit_bytes} bytes, which is taken for an endless one"
             )
-        self._data += data
 
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._data)
+    def finish(self) -> memoryview:
+        """The end of the stream: all of it."""
+        return memoryview(self._memory)[: self.size].toreadonly()
 
-    def finish(self) -> bytearray:
-        """The end of the stream: all of it. This object is empty afterwards."""
-        data, self._data = self._data, bytearray()
-        return data
+
+def _fresh(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _huge(memory)
+    return memory
+
+
+def _huge(memory: mmap.mmap) -> None:
+    with contextlib.suppress(OSError):  # a kernel without
+        memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 class Outgoing:
@@ -113,11 +135,12 @@ class Transfer:
         # Bytes that went through so far.
         self.bytes_moved = 0
         # What was loaded: of DONE.
-        self.data = bytearray()
+        self.data = memoryview(b"")
         self._fd = fd
         self._wrong_access = wrong_access
         self._work = work
         self._finished = finished
+        self._poll = select.poll()
         self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Guards _cancel_fd against being closed while cancel() writes to it. A signal in the middle may cancel as well.
         self._lock = threading.RLock()
@@ -144,8 +167,8 @@ class Transfer:
 
         def work(transfer: Transfer) -> None:
             incoming = Incoming(limit_bytes)
-            while chunk := transfer._read():
-                incoming.feed(chunk)
+            while count := transfer._read(incoming):
+                incoming.filled(count)
             transfer.data = incoming.finish()
 
         return cls(fd, os.O_WRONLY, work, finished)
@@ -168,6 +191,11 @@ class Transfer:
             self._check_direction()
             with contextlib.suppress(OSError):  # a regular file may refuse, and needs it not
                 os.set_blocking(self._fd, False)
+            with contextlib.suppress(OSError):  # no pipe, or the user has too many
+                if fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) == DEFAULT_PIPE_BYTES:
+                    fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, READ_BYTES)
+            self._poll.register(self._cancel_fd, select.POLLIN)
+            self._poll.register(self._fd, select.POLLIN if self._wrong_access == os.O_WRONLY else select.POLLOUT)
             self._work(self)
             outcome = Outcome.DONE
         except _Cancelled:
@@ -193,17 +221,15 @@ class Transfer:
         if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == self._wrong_access:
             raise StateError("the front-end's file descriptor for the state was opened for the other direction")
 
-    def _wait_for(self, events: int) -> None:
-        poll = select.poll()
-        poll.register(self._cancel_fd, select.POLLIN)
-        poll.register(self._fd, events)
-        if any(fd == self._cancel_fd for fd, _ in poll.poll()):
+    def _wait(self) -> None:
+        """Until the fd takes or has something."""
+        if any(fd == self._cancel_fd for fd, _ in self._poll.poll()):
             raise _Cancelled
 
     def _write(self, piece: bytes | memoryview) -> None:
         view = memoryview(piece)
         while view:
-            self._wait_for(select.POLLOUT)
+            self._wait()
             try:
                 count = os.write(self._fd, view)
             except BlockingIOError:
@@ -211,12 +237,13 @@ class Transfer:
             self.bytes_moved += count
             view = view[count:]
 
-    def _read(self) -> bytes:
+    def _read(self, incoming: Incoming) -> int:
         while True:
-            self._wait_for(select.POLLIN)
-            try:
-                chunk = os.read(self._fd, READ_BYTES)
-            except BlockingIOError:
-                continue
-            self.bytes_moved += len(chunk)
-            return chunk
+            self._wait()
+            with incoming.room() as room:
+                try:
+                    count = os.readv(self._fd, [room])
+                except BlockingIOError:
+                    continue
+            self.bytes_moved += count
+            return count

@@ -76,11 +76,11 @@ class Identities:
             size=record.sizes[index],
             mtime_ns=record.mtimes_ns[index],
             handle_type=shape.handle_type if shape else 0,
-            handle=record.handles[start : start + shape.length] if shape else b"",
+            handle=bytes(record.handles[start : start + shape.length]) if shape else b"",
             openable=shape is not None and shape.openable,
             mount=shape.mount if shape else -1,
             parent=record.parents[index] if record.parents else 0,
-            name=record.names[name_start : name_start + record.name_lengths[index]] if record.parents else b"",
+            name=bytes(record.names[name_start : name_start + record.name_lengths[index]]) if record.parents else b"",
         )
 
 

@@ -49,6 +49,10 @@ class Reader:
         """The error to raise for something wrong at ``offset`` (else here)."""
         return StateError(f"byte {self._base + (self.offset if offset is None else offset)} of the state: {text}")
 
+    def rest(self) -> memoryview:
+        """All that was not taken yet; it still is not."""
+        return self._data[self.offset :]
+
     def take(self, length: int, what: str) -> memoryview:
         """The next ``length`` bytes, not copied."""
         if length > self.remaining:

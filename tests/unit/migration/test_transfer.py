@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ferryfs.errors import StateError
-from ferryfs.migration.transfer import WRITE_BYTES, Incoming, Outcome, Outgoing, Transfer
+from ferryfs.migration.transfer import FIRST_BYTES, READ_BYTES, WRITE_BYTES, Incoming, Outcome, Outgoing, Transfer
 
 PATIENCE = 20.0
 DATA = os.urandom(1 << 20) * 3 + b"end"
@@ -168,14 +168,29 @@ def test_memory_is_bounded() -> None:
 
 
 def test_pieces_without_io() -> None:
-    """Joining and feeding, without any fd."""
+    """Joining, without any fd."""
     assert [len(piece) for piece in Outgoing([b"ab"] * 40_000)] == [WRITE_BYTES - 2, 80_000 - WRITE_BYTES + 2]
     big = bytes(1 << 20)
     assert [b"ab", big, b"c"] == list(Outgoing([b"a", b"b", big, b"", b"c"]))
+
+
+def test_coming_in_without_io() -> None:
+    """Whatever the reads, the bytes come behind each other; memory that grows keeps them."""
+    incoming = Incoming(1 << 26)
+    part = os.urandom(READ_BYTES)
+    count = 2 * FIRST_BYTES // READ_BYTES + 1
+    for index in range(count):
+        with incoming.room() as room:
+            assert len(room) == READ_BYTES
+            room[: READ_BYTES - index] = part[index:]
+        incoming.filled(READ_BYTES - index)
+    data = incoming.finish()
+    assert incoming.size == len(data)
+    assert data == b"".join(part[index:] for index in range(count))
+
+
+def test_an_endless_stream_is_given_up() -> None:
     incoming = Incoming(4)
-    incoming.feed(b"ab")
-    incoming.feed(memoryview(b"cd"))
+    incoming.filled(4)
     with pytest.raises(StateError, match="larger than 4 bytes"):
-        incoming.feed(b"e")
-    assert incoming.finish() == b"abcd"
-    assert incoming.size == 0
+        incoming.filled(1)
