@@ -1,1 +1,6 @@
+from typing import Self, final
 
+@final
+class IdentityPayloads:
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> bytes: ...

@@ -115,6 +115,7 @@ def _pieces(state: Iterable[bytes | memoryview], records: Iterable[Record | Pack
     head.u64(VERSION)
     yield head.getvalue()
     for record in records:
+        kind: type[Record]
         if isinstance(record, Packed):
             kind, payload = record.kind, record.payload
         else:
