@@ -4,6 +4,7 @@ time.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -13,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from ferryfs.errors import StateError
-from ferryfs.migration.transfer import FIRST_BYTES, READ_BYTES, WRITE_BYTES, Incoming, Outcome, Outgoing, Transfer
+from ferryfs.migration.transfer import (
+    DEFAULT_PIPE_BYTES,
+    FIRST_BYTES,
+    READ_BYTES,
+    WRITE_BYTES,
+    Incoming,
+    Outcome,
+    Outgoing,
+    Transfer,
+)
 
 PATIENCE = 20.0
 DATA = os.urandom(1 << 20) * 3 + b"end"
@@ -164,7 +174,18 @@ def test_memory_is_bounded() -> None:
     transfer.cancel()
     assert transfer.wait(PATIENCE) is Outcome.CANCELLED
     os.close(read_end)
-    assert made <= 16 + 3
+    assert made <= 16 + READ_BYTES // WRITE_BYTES + 2
+
+
+def test_a_pipe_of_a_size_that_somebody_chose_keeps_it() -> None:
+    """Others are asked to hold what is written at a time."""
+    for before, after in ((DEFAULT_PIPE_BYTES, READ_BYTES), (1 << 17, 1 << 17)):
+        read_end, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, before)
+        transfer = Transfer.save(write_end, [b"x"])
+        assert transfer.wait(PATIENCE) is Outcome.DONE
+        assert fcntl.fcntl(read_end, fcntl.F_GETPIPE_SZ) == after
+        os.close(read_end)
 
 
 def test_pieces_without_io() -> None:
