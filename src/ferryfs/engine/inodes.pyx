@@ -36,7 +36,7 @@ cdef uint32_t take_slot(InodeTable *table) noexcept nogil:
 
 
 cdef void reserve_slots(InodeTable *table, uint32_t more) noexcept nogil:
-    """Makes room for so many inodes at once, where there is memory: in one piece, it is had in huge pages."""
+    """Makes room for so many inodes at once, where there is memory."""
     cdef uint64_t wanted = <uint64_t>table.slots + more
     if wanted > <uint64_t>table.chunk_count * CHUNK:
         add_chunks(table, <uint32_t>((wanted + CHUNK - 1) // CHUNK) - table.chunk_count)

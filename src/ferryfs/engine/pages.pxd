@@ -7,27 +7,18 @@ cdef extern from "<sys/mman.h>" nogil:
         PROT_WRITE
         MAP_PRIVATE
         MAP_ANONYMOUS
-        MADV_HUGEPAGE
     void *MAP_FAILED
     void *mmap(void *at, size_t size, int protection, int flags, int fd, long offset)
     int munmap(void *at, size_t size)
-    int madvise(void *at, size_t size, int advice)
-
-
-cdef enum:
-    HUGE_PAGE = 2 << 20
 
 
 cdef inline void *take_pages(size_t size) noexcept nogil:
-    """So many bytes, zeroed; NULL when there are none. It becomes memory when it is touched.
-
-    The kernel takes 2 us for each page of 4 KiB, more than what fills it, and a fifth of that in huge pages, where it has some.
+    """So many bytes, zeroed; NULL when there are none. It becomes memory when it is touched, page by page. Not huge ones: where the
+    host is a guest itself, its own host may have to find these first (docs/decisions/migration-speed.md).
     """
     cdef void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if memory == MAP_FAILED:
         return NULL
-    if size >= HUGE_PAGE:
-        madvise(memory, size, MADV_HUGEPAGE)
     return memory
 
 

@@ -42,21 +42,19 @@ STREAM_LIMIT_BYTES: Final = 4 << 30
 class Incoming:
     """Collects a stream that comes in: read into ``room``, and say by ``filled`` how much it was.
 
-    Memory that nobody has touched costs nothing, and is cleared by the kernel in huge pages where it has some: in small
-    ones that takes twice as long as reading.
+    One mapping, which grows where it stands: what nobody has touched costs nothing.
     """
 
     def __init__(self, limit_bytes: int = STREAM_LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
         # Bytes so far.
         self.size = 0
-        self._memory = _fresh(FIRST_BYTES)
+        self._memory = mmap.mmap(-1, FIRST_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def room(self) -> memoryview:
         """Where the next bytes go. To be released before it is asked for again."""
         if len(self._memory) - self.size < READ_BYTES:
             self._memory.resize(2 * len(self._memory))
-            _huge(self._memory)
         return memoryview(self._memory)[self.size : self.size + READ_BYTES]
 
     def filled(self, count: int) -> None:
@@ -70,17 +68,6 @@ class Incoming:
     def finish(self) -> memoryview:
         """The end of the stream: all of it."""
         return memoryview(self._memory)[: self.size].toreadonly()
-
-
-def _fresh(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    _huge(memory)
-    return memory
-
-
-def _huge(memory: mmap.mmap) -> None:
-    with contextlib.suppress(OSError):  # a kernel without
-        memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 class Outgoing:
