@@ -87,14 +87,14 @@ def identities(record: InodeIdentities) -> list[dict[str, Any]]:
             row["handle"] = {
                 "mount": shape.mount,
                 "handle_type": shape.handle_type,
-                "handle": record.handles[handle_at : handle_at + shape.length],
+                "handle": bytes(record.handles[handle_at : handle_at + shape.length]),
                 "openable": shape.openable,
             }
             handle_at += shape.length
         if record.parents:
             length = record.name_lengths[index]
             row["parent"] = record.parents[index]
-            row["name"] = record.names[name_at : name_at + length]
+            row["name"] = bytes(record.names[name_at : name_at + length])
             name_at += length
         rows.append(row)
     return rows
