@@ -74,12 +74,13 @@ def _rows(plan: Plan, share: Path, folders: Sequence[str], count: int, mode: str
         if count >= ONCE_FROM:
             break
     for row, lazy in ((mode, False), (mode + LAZY, True)):
-        if plan.wants(row):
-            yield [
-                Cell(NAME, row, f"{count:,}", subject.daemon.name, tuple(turns))
-                for subject, turns in taken.items()
-                if len(turns) == rounds and subject.lazy is (lazy and subject.daemon is first)
-            ]
+        found = [
+            Cell(NAME, row, f"{count:,}", subject.daemon.name, tuple(turns))
+            for subject, turns in taken.items()
+            if len(turns) == rounds and subject.lazy is (lazy and subject.daemon is first)
+        ]
+        if plan.wants(row) and found:
+            yield found
 
 
 def _turn(name: str, line: str, folders: Sequence[str], count: int, load_s: float) -> Turn:

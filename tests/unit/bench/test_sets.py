@@ -63,6 +63,14 @@ def test_migration(tmp_path: Path) -> None:
     assert all(cell.median("downtime_ms") > 0 and cell.median("stream_mib") > 0 for cell in run.cells)
 
 
+def test_a_migration_that_fails_is_a_note(tmp_path: Path) -> None:
+    """Nobody's turn came to an end: there is no row, and the reason is said."""
+    words = ["--set=migration", "--scale=0.001", "--rows=find-paths", "--daemon", f"{OWN} --migration-search-limit=-1"]
+    run = bench(tmp_path, *words)
+    assert run.cells == []
+    assert [note for note in run.notes if "ferryfsd, find-paths, 1,000 inodes" in note]
+
+
 def test_the_other_parts_without_a_mount(tmp_path: Path) -> None:
     run = bench(tmp_path, "--set=cold,head-of-line,scale,start", "--scale=0.001")
     rows = {part: {cell.row for cell in run.cells if cell.set == part} for part in run.sets()}
