@@ -27,6 +27,8 @@ cdef inline int make_room(Bytes *into, size_t length) except -1 nogil:
 
 
 cdef inline int put(Bytes *into, const void *data, size_t length) except -1 nogil:
+    if length == 0:
+        return 0            # and maybe neither side has memory
     make_room(into, length)
     # SAFETY: length more bytes fit, by the line above.
     memcpy(into.data + into.length, data, length)
@@ -63,6 +65,7 @@ cdef inline uint8_t *write_signed(uint8_t *at, int32_t value) noexcept nogil:
 
 
 cdef inline uint8_t *write_bytes(uint8_t *at, const void *data, size_t length) noexcept nogil:
-    # SAFETY: the caller has made room for them.
-    memcpy(at, data, length)
+    # SAFETY: the caller has made room for them. No bytes may have no memory either.
+    if length:
+        memcpy(at, data, length)
     return at + length

@@ -185,7 +185,8 @@ def test_half_read_directories(tmp_path: Path) -> None:
         for _ in range(4000):
             fhs.append(guest.open(1, os.O_DIRECTORY))
             rest(fhs[-1])
-        print(resident() - before < 85 << 20)
+        # The address sanitizer keeps what is freed for a while.
+        print("libasan" in os.environ.get("LD_PRELOAD", "") or resident() - before < 85 << 20)
         for fh in (fhs[1], fhs[-1]):
             print(sorted(names(fh)) == sorted([".", "..", *os.listdir(shared)]))
         for fh in fhs:
