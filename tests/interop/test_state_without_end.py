@@ -40,6 +40,8 @@ def test_a_signal_ends_the_wait(
 ) -> None:
     reader, writer = pipe
     if direction is Direction.SAVE:
+        # One of a chosen size stays that size: the daemon finds no room in it.
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         with suppress(BlockingIOError):
             while True:
                 os.write(writer, bytes(4096))
