@@ -12,6 +12,8 @@ cdef enum:
     MAX_RINGS = 65                  # 64 request queues and hiprio
     DEFAULT_BLOCKED = 64            # requests that may wait at the same time, without --thread-pool-size
     STACK_SIZE = 256 * 1024
+    LOOKS = 40                      # at an empty ring before sleeping, each with a pause of the processor: some 2 µs
+    VAIN_MOST = 7                   # what gave nothing n times in a row is left out 2^n - 1 times
     ANNOUNCE_AT = 4                 # answers that wait for one interrupt at most
     # Of the monitor: a request is seen by one look and found to wait by the next. Together 1 ms. It looks less often while it sees
     # every leader between requests: with one request in flight, its looks are what costs.
@@ -35,6 +37,8 @@ cdef struct Ring:
     int enabled
     int broken
     int unannounced                 # answers pushed since the guest was last told
+    uint32_t vain                   # times in a row that looking on at the empty ring gave nothing, up to VAIN_MOST
+    uint32_t look_after             # times that it is left out now
     int epoll_fd                    # kick_fd and stop_fd, edge-triggered
     int stop_fd                     # an eventfd that ends the leader's sleep
     int kick_fd

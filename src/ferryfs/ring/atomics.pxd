@@ -12,6 +12,7 @@ cdef extern from "atomics.h" nogil:
     void ferry_store_relaxed_u32(void *p, uint32_t v) noexcept
     void ferry_or_u8(void *p, uint8_t v) noexcept
     void ferry_fence() noexcept
+    void ferry_relax() noexcept
     int ferry_load_int(const int *p) noexcept
     void ferry_store_int(int *p, int v) noexcept
     void *ferry_load_pointer(void *const *p) noexcept
