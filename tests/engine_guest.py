@@ -16,7 +16,8 @@ from typing import Self
 
 from ferryfs.engine.device import Device
 from ferryfs.frontend.client import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.wire.fuse import ATTR_OUT, ENTRY_OUT, IN_HEADER, INIT_IN, INIT_OUT, OPEN_OUT, OUT_HEADER, InitFlag, Op
 

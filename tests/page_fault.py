@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ferryfs.frontend.driver import GuestRam
+from ferryfs.frontend.ram import GuestRam
 
 PAGE = 4096
 TIMEOUT_MS = 20_000

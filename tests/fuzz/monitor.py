@@ -14,7 +14,8 @@ from typing import Self
 from ferryfs.errors import PeerError, SetupError
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VhostUserClient
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.guest.backend import Backend
 from ferryfs.wire.fuse import IN_HEADER, INIT_IN, OUT_HEADER, Op
 from ferryfs.wire.vhost_user import VringAddr

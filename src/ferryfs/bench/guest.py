@@ -17,7 +17,8 @@ from ferryfs.errors import PeerError
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 from ferryfs.frontend.daemon_process import DaemonProcess
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.wire.fuse import (
     DIRENT,
     ENTRY_OUT,

@@ -4,12 +4,13 @@ from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from ferryfs.engine.monitor cimport start_monitor
 from ferryfs.engine.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, write
 from ferryfs.engine.threads cimport (
     pthread_cond_destroy, pthread_cond_init, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from ferryfs.engine.workers cimport hand_on, may_run, start_monitor
+from ferryfs.engine.workers cimport hand_on, may_run
 from ferryfs.ring.queue cimport queue_offered
 
 

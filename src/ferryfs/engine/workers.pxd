@@ -15,11 +15,6 @@ cdef enum:
     LOOKS = 40                      # at an empty ring before sleeping, each with a pause of the processor: some 2 µs
     VAIN_MOST = 7                   # what gave nothing n times in a row is left out 2^n - 1 times
     ANNOUNCE_AT = 4                 # answers that wait for one interrupt at most
-    # Of the monitor: a request is seen by one look and found to wait by the next. Together 1 ms. It looks less often while it sees
-    # every leader between requests: with one request in flight, its looks are what costs.
-    TICK_NS = 400000                # behind a look that saw a request under way
-    CALM_TICK_NS = 600000           # behind one that saw none
-    QUIET_TICKS = 4                 # with nothing under way until the monitor goes to sleep
 
 
 cdef struct Ring:
@@ -88,7 +83,7 @@ cdef struct Pool:
 cdef int pool_init(Pool *pool, Server *server, MemoryTable *memory, Ring *rings, int ring_count, int max_blocked) noexcept nogil
 cdef void pool_close(Pool *pool) noexcept nogil
 
-# For rings.pyx; under the ring's lock but for start_monitor, which is called under the pool's.
+# For rings.pyx and monitor.pyx; under the ring's lock, call_finisher under the pool's.
 cdef bint may_run(const Ring *ring) noexcept nogil
 cdef bint hand_on(Ring *ring) noexcept nogil
-cdef int start_monitor(Pool *pool) noexcept nogil
+cdef bint call_finisher(Pool *pool) noexcept nogil

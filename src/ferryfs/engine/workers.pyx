@@ -4,8 +4,7 @@ Each ring that runs has one leader: it takes requests, serves them, publishes th
 its request waits (fsync, a cold read, a slow lookup), the ring is handed to a spare worker, which leads from then on; the old leader
 publishes its one answer when it has it, and becomes a spare. The common case is queued nowhere and costs one lock.
 
-Who hands on: the leader itself, when it knows that its call will wait (may_block); else the monitor, a thread that looks every
-TICK_NS whether a leader is still inside the request of the tick before.
+Who hands on: the leader itself, when it knows that its call will wait (may_block); else the monitor (``monitor``).
 
 A request that is under way without anybody's waiting (a scattered cold READ, which the disk is fetching), or that will hardly wait
 (FSYNC of a file without changes), is put off instead: it goes into a queue, and the leader on to the next one. A finisher serves what
@@ -23,7 +22,6 @@ from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
-from posix.time cimport timespec
 
 from ferryfs.engine.creds cimport settle
 from ferryfs.engine.dispatch cimport is_slow, serve
@@ -60,15 +58,7 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout)
     short POLLOUT
 
-cdef extern from "time.h" nogil:
-    int clock_nanosleep(int clock, int flags, const timespec *request, timespec *remain)
-    int CLOCK_MONOTONIC
-
-
 cdef enum:
-    SEEN_IDLE = 0
-    SEEN_WORK = 1
-    SEEN_INSIDE = 2
     WITHOUT_KICK_MS = 1         # how often a ring without a kick fd is looked at (vhost-user: the back-end polls)
 
 
@@ -477,108 +467,13 @@ cdef void finish(Worker *worker) noexcept nogil:
     pthread_mutex_unlock(&pool.lock)
 
 
-cdef bint look_at_put_off(Pool *pool) noexcept nogil:
-    """Whether anything is put off; calls one finisher more when none has answered since the last look."""
-    cdef uint64_t finished
-    if not ferry_load_int(&pool.put_off_count):
-        return False
-    finished = ferry_load_own_u64(&pool.finished)
-    if finished == pool.finished_seen:
-        pthread_mutex_lock(&pool.lock)
-        if pool.put_off != NULL:
-            call_finisher(pool)
-        pthread_mutex_unlock(&pool.lock)
-    pool.finished_seen = finished
-    return True
-
-
-# ---- the monitor -----------------------------------------------------------------------------------------------------------
-
-
-cdef int look_at(Ring *ring) noexcept nogil:
-    """Hands the ring on when its leader is in the same request as at the last look. SEEN_IDLE, SEEN_WORK when it has served
-    since, SEEN_INSIDE when it is in a request just now.
-
-    A look takes no lock: the monitor often wakes on the leader's processor, in the middle of what that does under the lock, and
-    both would sleep for each other. Workers live as long as the pool, so whoever led a moment ago can be looked at.
-
-    1. the leader is seen inside of a request for the second time, 2. it comes back, or its ring goes to another worker, 3. the
-    monitor hands the ring on: so it looks again under the lock, where the leader can't change nor begin a request.
-    """
-    cdef Worker *worker = <Worker *>ferry_load_pointer(<void **>&ring.leader)
-    cdef uint64_t sequence
-    cdef int seen = SEEN_IDLE
-    if worker == NULL:
-        return SEEN_IDLE
-    sequence = ferry_load_own_u64(&worker.sequence)
-    if sequence & 1:
-        seen = SEEN_INSIDE
-    elif sequence != worker.seen:
-        seen = SEEN_WORK
-    if sequence & 1 and sequence == worker.seen:
-        pthread_mutex_lock(&ring.lock)
-        if ring.leader == worker and ferry_load_own_u64(&worker.sequence) == sequence and may_run(ring):
-            hand_on(ring)
-        pthread_mutex_unlock(&ring.lock)
-    worker.seen = sequence
-    return seen
-
-
-cdef bint is_at_work(Pool *pool) noexcept nogil:
-    """Whether a leader is inside of a request, or has served one since the last look."""
-    cdef Worker *worker
-    cdef int i
-    for i in range(pool.ring_count):
-        worker = <Worker *>ferry_load_pointer(<void **>&pool.rings[i].leader)
-        if worker != NULL and (worker.sequence & 1 or ferry_load_own_u64(&worker.sequence) != worker.seen):
-            return True
-    return False
-
-
-cdef void *watch(void *argument) noexcept nogil:
-    """The monitor: wakes every TICK_NS while requests are served, and sleeps when there are none."""
-    cdef Pool *pool = <Pool *>argument
-    cdef timespec tick
-    cdef sigset_t signals
-    cdef int quiet = 0
-    cdef int i
-    cdef int seen
-    cdef int most = SEEN_INSIDE
-    sigfillset(&signals)
-    pthread_sigmask(SIG_SETMASK, &signals, NULL)
-    pthread_setname_np(pthread_self(), "ferry-monitor")
-    tick.tv_sec = 0
-    while True:
-        pthread_mutex_lock(&pool.lock)
-        if quiet >= QUIET_TICKS and not pool.closing:
-            ferry_store_int(&pool.monitor_sleeps, 1)
-            ferry_fence()
-            if is_at_work(pool):
-                pool.monitor_sleeps = 0
-            while pool.monitor_sleeps and not pool.closing:
-                pthread_cond_wait(&pool.monitor_wake, &pool.lock)
-            quiet = 0
-            most = SEEN_INSIDE
-        if pool.closing:
-            pthread_mutex_unlock(&pool.lock)
-            return NULL
-        pthread_mutex_unlock(&pool.lock)
-        tick.tv_nsec = TICK_NS if most == SEEN_INSIDE else CALM_TICK_NS
-        clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL)
-        most = SEEN_IDLE
-        for i in range(pool.ring_count):
-            if ferry_load_int(&pool.rings[i].started):
-                seen = look_at(&pool.rings[i])
-                most = seen if seen > most else most
-        if look_at_put_off(pool):
-            most = SEEN_INSIDE
-        quiet = 0 if most != SEEN_IDLE else quiet + 1
+# ---- beginning and end -----------------------------------------------------------------------------------------------------
 
 
 cdef int pool_init(
     Pool *pool, Server *server, MemoryTable *memory, Ring *rings, int ring_count, int max_blocked
 ) noexcept nogil:
-    """Starts the monitor; workers come when rings start. 0 or -errno."""
+    """Nothing runs yet: threads come with the first ring. 0 or -errno."""
     memset(pool, 0, sizeof(Pool))
     pthread_mutex_init(&pool.lock, NULL)
     pthread_cond_init(&pool.monitor_wake, NULL)
@@ -589,20 +484,6 @@ cdef int pool_init(
     pool.max_workers = ring_count + max_blocked
     pool.put_off_end = &pool.put_off
     return 0
-
-
-cdef int start_monitor(Pool *pool) noexcept nogil:
-    """Under Pool.lock; 0 or -ENOMEM."""
-    cdef pthread_attr_t attributes
-    cdef int failed
-    if pool.monitor_runs:
-        return 0
-    pthread_attr_init(&attributes)
-    pthread_attr_setstacksize(&attributes, STACK_SIZE)
-    failed = pthread_create(&pool.monitor, &attributes, watch, pool)
-    pthread_attr_destroy(&attributes)
-    pool.monitor_runs = not failed
-    return -ENOMEM if failed else 0
 
 
 cdef void pool_close(Pool *pool) noexcept nogil:

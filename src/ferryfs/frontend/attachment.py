@@ -19,7 +19,8 @@ from ferryfs.frontend.client import (
     VIRTIO_F_VERSION_1,
     VhostUserClient,
 )
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.wire.vhost_user import VRING_F_LOG, ProtocolFeature
 
 SUPPORTED_FEATURES: Final = (

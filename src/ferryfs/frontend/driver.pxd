@@ -5,6 +5,8 @@ Terms and layouts: virtio 1.2, sections 2.7.5 (descriptors) to 2.7.10 (notificat
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from ferryfs.frontend.ram cimport GuestRam
+
 cdef extern from "<pthread.h>":
     ctypedef struct pthread_mutex_t:
         pass
@@ -66,15 +68,6 @@ cdef bint ring_arm(Ring *ring) noexcept nogil
 # Asks for no calls: for a driver that polls.
 cdef void ring_disarm(Ring *ring) noexcept nogil
 cdef int ring_in_flight(Ring *ring) noexcept nogil
-
-cdef class GuestRam:
-    cdef list _regions
-    cdef list _low
-    cdef list _high
-    cdef readonly bint closed
-    # SAFETY: the only way to a host address: the window is checked against one region, and the mapping lives as long as
-    # this object is not closed; callers hold a reference to it for as long as they hold the pointer.
-    cdef uint8_t *window(self, uint64_t gpa, uint64_t length) except NULL
 
 cdef class DriverQueue:
     cdef Ring ring

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, final
 
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 
 SLOT_SIZE: Final[int]
 

@@ -19,7 +19,6 @@ from posix.unistd cimport read, write
 
 from ferryfs.frontend.driver cimport (
     DriverQueue,
-    GuestRam,
     Ring,
     Segment,
     VirtqDesc,
@@ -33,6 +32,7 @@ from ferryfs.frontend.driver cimport (
     ring_kick,
     ring_take,
 )
+from ferryfs.frontend.ram cimport GuestRam
 
 cdef extern from "<pthread.h>":
     ctypedef struct pthread_cond_t:

@@ -14,7 +14,6 @@ from posix.unistd cimport read
 
 from ferryfs.frontend.driver cimport (
     DriverQueue,
-    GuestRam,
     Ring,
     Segment,
     VirtqDesc,
@@ -24,6 +23,7 @@ from ferryfs.frontend.driver cimport (
     ring_kick,
     ring_take,
 )
+from ferryfs.frontend.ram cimport GuestRam
 
 from ferryfs.errors import PeerError
 

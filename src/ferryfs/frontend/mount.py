@@ -28,7 +28,8 @@ from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VhostUserClient
 from ferryfs.frontend.control import Answer, ControlServer, control_path
 from ferryfs.frontend.daemon_process import DaemonProcess
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.fuse_mount import SLOT_SIZE, FusePump
 from ferryfs.wire.fuse import PAGE_SIZE, Bound, Op
 

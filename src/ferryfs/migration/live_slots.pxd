@@ -4,6 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from ferryfs.engine.inodes cimport CHUNK, Inode, InodeTable
 
 
+cdef enum:
+    ROOT = 1                        # FUSE_ROOT_ID
+    NAME_ROOM = 4096                # for a name and its NUL
+
 # The status of a slot.
 cdef enum:
     ABSENT = 0                      # nothing that the guest holds

@@ -7,7 +7,7 @@ move as it grows. Everything that writes is for a stopped guest.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
+from libc.string cimport memcpy, memset, strlen
 
 import os
 from array import array
@@ -18,46 +18,16 @@ from ferryfs.engine.index cimport INDEX_NONE
 from ferryfs.engine.identity cimport identify, identify_stat
 from ferryfs.engine.inode_fds cimport inode_fd
 from ferryfs.engine.inodes cimport (
-    CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_slot, inode_handle, inode_hint,
-    inode_put,
+    CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_slot, inode_hint, inode_put,
 )
 from ferryfs.engine.mounts cimport find_mount
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.in_place cimport check_slot
 from ferryfs.migration.live_encode cimport encode_files, encode_slots
 from ferryfs.migration.live_identities cimport identity_payloads
-from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, UNKNOWN, Slots
+from ferryfs.migration.live_slots cimport ABSENT, AT_ODD_PATH, AT_PATH, LEFT_OUT, NAME_ROOM, ROOT, UNKNOWN, Slots
 from ferryfs.migration.steady cimport measure_files, stamp_folders, take_steady, unmark
-
-
-cdef enum:
-    NAME_ROOM = 4096
-    ROOT = 1
-
-
-cdef bint is_ascii(const char *name) noexcept nogil:
-    while name[0]:
-        if name[0] & 0x80:
-            return False
-        name += 1
-    return True
-
-
-cdef bint may_be_hidden(const char *name) noexcept nogil:
-    """Whether a file of this name may be one that was removed while open (``share.is_hidden`` decides)."""
-    return strncmp(name, ".nfs", 4) == 0 or strncmp(name, ".fuse_hidden", 12) == 0
-
-
-cdef bint is_it(const Inode *inode, uint64_t mount, const Identity *identity) noexcept nogil:
-    """Whether an identity that was just made is the inode's; `mount` is the inode's mount id."""
-    if identity.mount_id != mount or identity.handle_size != inode.handle_size:
-        return False
-    if identity.handle_size == 0:
-        return identity.ino == inode.ino and identity.dev == inode.dev
-    return (
-        identity.handle_type == inode.handle_type
-        and memcmp(identity.handle, inode_handle(inode), identity.handle_size) == 0
-    )
 
 
 cdef void *grown(void *array_, size_t size) except NULL:
@@ -270,7 +240,7 @@ cdef class LiveSource:
             for slot in range(max(first, <uint32_t>1), last):
                 if self.status[slot] == UNKNOWN:
                     looked += 1
-                    self._check_slot(slot)
+                    check_slot(&known, slot)
             unmark(&known, first, last, True)
         return looked
 
@@ -282,49 +252,6 @@ cdef class LiveSource:
         last = min(last, self.slots)
         with nogil:
             measure_files(&known, first, last, all)
-
-    cdef void _check_slot(self, uint32_t slot) noexcept nogil:
-        """The hint may be of any age: the name in the parent must be this very inode now."""
-        cdef char name[NAME_ROOM]
-        cdef Identity identity
-        cdef uint16_t mode = 0
-        cdef Inode *inode
-        cdef Inode *parent = NULL
-        cdef uint64_t mount = 0
-        cdef uint32_t parent_slot
-        cdef size_t length
-        cdef int fd
-        cdef int result
-        pthread_mutex_lock(&self.table.lock)
-        inode = self._at(slot)
-        if inode.id == 0:
-            self.status[slot] = ABSENT
-        elif inode.id != ROOT and inode.name != NULL and inode.parent != inode.id and not inode.flags & INODE_INVALID:
-            length = strlen(inode.name)
-            parent_slot = find_slot(self.table, inode.parent)
-            if (
-                parent_slot != INDEX_NONE and parent_slot < self.slots and 0 < length < NAME_ROOM
-                and not may_be_hidden(inode.name)
-            ):
-                memcpy(name, inode.name, length + 1)
-                mount = self.table.mounts[inode.mount].id
-                parent = self._at(parent_slot)
-                parent.pins += 1
-                inode.pins += 1
-        pthread_mutex_unlock(&self.table.lock)
-        if parent == NULL:
-            return
-        fd = inode_fd(self.table, parent)
-        if fd >= 0:
-            result = identify(self.table, fd, name, 0, &identity)
-            if result == 0 and identity.handle_size == 0:
-                result = identify_stat(self.table, fd, name, 0, &identity, &mode)
-            if result == 0 and is_it(inode, mount, &identity):
-                self.status[slot] = AT_PATH if is_ascii(name) else UNKNOWN
-                if self.status[slot] == UNKNOWN:
-                    self.status[slot] = AT_PATH if is_utf8(name) else AT_ODD_PATH
-        inode_put(self.table, parent)
-        inode_put(self.table, inode)
 
     def recheck(self):
         """Everything counts as not looked at again: the guest or the host may have moved it meanwhile."""
@@ -457,6 +384,7 @@ cdef class LiveSource:
 
     def found(self, uint64_t id, uint64_t parent, bytes name):
         """Notes where an inode is; whether that can be said by a parent that the guest holds. It is looked at at once."""
+        cdef Slots known
         cdef uint32_t slot
         cdef Inode *inode = self._pin(id)
         inode_hint(self.table, inode, parent, name)
@@ -464,8 +392,9 @@ cdef class LiveSource:
         slot = self._slot(id)
         if slot == INDEX_NONE:
             return False
+        known = self._known()
         with nogil:
-            self._check_slot(slot)
+            check_slot(&known, slot)
         return self.status[slot] == AT_PATH or self.status[slot] == AT_ODD_PATH
 
     def leave_out(self, numbers):
@@ -623,12 +552,3 @@ cdef class LiveSource:
 cdef bint is_provable(const Inode *inode) noexcept nogil:
     """Of a lost inode: whether its file handle at the source is known, or it stands for what lies beneath a missing mount."""
     return inode.handle_size > 0 or inode.ino != 0
-
-
-cdef bint is_utf8(const char *name) noexcept nogil:
-    with gil:
-        try:
-            (<bytes>name).decode("utf-8")
-        except UnicodeDecodeError:
-            return False
-        return True

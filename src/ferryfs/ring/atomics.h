@@ -22,6 +22,8 @@ static inline void ferry_store_relaxed_u16(void *p, uint16_t v) { __atomic_store
 static inline void ferry_store_release_u16(void *p, uint16_t v) { __atomic_store_n((uint16_t *)p, v, __ATOMIC_RELEASE); }
 static inline void ferry_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
 static inline void ferry_or_u8(void *p, uint8_t v) { (void)__atomic_fetch_or((uint8_t *)p, v, __ATOMIC_SEQ_CST); }
+static inline void ferry_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
 /* For a loop that waits for another processor's write: leaves the core to its other thread, and the line alone. */
 #if defined(__x86_64__) || defined(__i386__)
 static inline void ferry_relax(void) { __builtin_ia32_pause(); }
@@ -30,7 +32,6 @@ static inline void ferry_relax(void) { __asm__ volatile("yield" ::: "memory"); }
 #else
 static inline void ferry_relax(void) { __asm__ volatile("" ::: "memory"); }
 #endif
-static inline void ferry_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 /* Our own memory, shared between our threads. */
 static inline int ferry_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

@@ -7,7 +7,8 @@ import socket
 
 from ferryfs.frontend.attachment import Attachment
 from ferryfs.frontend.client import VhostUserClient
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 
 
 def test_every_ring_is_kicked() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferryfs.errors import PeerError
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.ring import model
 from ferryfs.ring.harness import Ring
 from ferryfs.ring.memory import GuestMemory
@@ -259,7 +260,7 @@ def test_memory_outside_of_the_regions_is_refused() -> None:
 def test_the_page_behind_a_region_kills_whoever_touches_it() -> None:
     """The sanitizer suite relies on it: a stray access does not land in whatever lies next."""
     program = (
-        "import ctypes; from ferryfs.frontend.driver import GuestRam\n"
+        "import ctypes; from ferryfs.frontend.ram import GuestRam\n"
         "ram = GuestRam([4096]); at = ram.regions[0][2]\n"
         "assert ctypes.string_at(at + 4095, 1) == bytes(1)\n"
         "ctypes.string_at(at + {offset}, 1)\n"

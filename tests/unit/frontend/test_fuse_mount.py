@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.fuse_mount import SLOT_SIZE, FusePump
 from ferryfs.frontend.mount import reply_sizes
 from ferryfs.ring import model

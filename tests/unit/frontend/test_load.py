@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from ferryfs.errors import PeerError
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.load import LoadGenerator, LoadRequest
 from ferryfs.ring import model
 from ferryfs.ring.harness import Ring

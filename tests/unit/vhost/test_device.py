@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ferryfs.engine.device import Device
 from ferryfs.errors import FrontendError, StateError
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.passthrough.config import ShareConfig
 from ferryfs.vhost import session as s
 from ferryfs.vhost.device import DeviceControl

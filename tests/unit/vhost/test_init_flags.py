@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ferryfs.engine.device import Device
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.passthrough.config import ShareConfig, Ternary
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import InitFlag, Op

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VhostUserClient
-from ferryfs.frontend.driver import DriverQueue, GuestRam
+from ferryfs.frontend.driver import DriverQueue
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import InitFlag, Op
 
