@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,28 +60,16 @@ class MountedShare:
         """Unmounts and waits until mount and daemon are gone, whatever state they are in."""
         with uninterrupted():
             with contextlib.suppress(OSError):
-                _unmount(str(self.path))
+                # A program that just ended may hold it for a moment: the mount ends when that lets go.
+                kernel.unmount(str(self.path), detach=True)
             ended = select.select([self._exit], [], [], END_TIMEOUT_S)[0]
             os.close(self._exit)
             if not ended:
-                # Unmounted here, and still alive: somebody else has a copy of the mount, or the daemon hangs.
+                # Somebody holds it, or has a copy of the mount, or the daemon hangs.
                 for pid in (self._mount_pid, *self._daemon_pids):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 raise SetupError(f"The mount on {self.path} did not end within {END_TIMEOUT_S:.0f} s; it was killed.")
-
-
-def _unmount(mountpoint: str) -> None:
-    """A program that just ended may hold the mount for a moment."""
-    for _ in range(50):
-        try:
-            kernel.unmount(mountpoint)
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-        time.sleep(0.02)
-    kernel.unmount(mountpoint, detach=True)
 
 
 @contextlib.contextmanager

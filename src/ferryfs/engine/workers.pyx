@@ -18,7 +18,7 @@ at under the ring's lock before each pop, and the waiter is only let go when nei
 edge-triggered, so a kick since the last sleep ends the next one at once; nothing has to be read from it.
 """
 
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
@@ -36,8 +36,7 @@ from ferryfs.engine.threads cimport (
     pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t,
 )
 from ferryfs.ring.atomics cimport (
-    ferry_fence, ferry_load_int, ferry_load_own_u64, ferry_load_pointer, ferry_relax, ferry_store_int, ferry_store_own_u64,
-    ferry_store_pointer,
+    ferry_fence, ferry_load_int, ferry_relax, ferry_store_int, ferry_store_own_u64, ferry_store_pointer,
 )
 from ferryfs.ring.chain cimport chain_mark
 from ferryfs.ring.queue cimport (

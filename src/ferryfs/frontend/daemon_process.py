@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -18,6 +19,7 @@ from ferryfs.frontend.client import VhostUserClient
 
 START_TIMEOUT_S: Final = 30.0
 END_TIMEOUT_S: Final = 10.0
+LOOK_AGAIN_S: Final = 0.01
 
 
 class DaemonProcess:
@@ -66,17 +68,19 @@ class DaemonProcess:
     def connect(self) -> VhostUserClient:
         """Waits for the daemon's socket. Raises SetupError with the daemon's last words when it ends before."""
         until = time.monotonic() + START_TIMEOUT_S
-        while True:
-            if self._process.poll() is not None:
-                raise SetupError(self.obituary())
-            try:
-                return VhostUserClient.connect(self._socket_path)
-            except SetupError:
-                if time.monotonic() > until:
-                    raise SetupError(
-                        f"The daemon {self._words[0]} made no socket {self._socket_path} in {START_TIMEOUT_S:.0f} s."
-                    ) from None
-            time.sleep(0.01)
+        # Nobody says when a daemon, whichever it is, begins to listen; that it ends is noticed at once.
+        ended = os.pidfd_open(self._process.pid)
+        try:
+            while not select.select([ended], [], [], LOOK_AGAIN_S)[0]:
+                try:
+                    return VhostUserClient.connect(self._socket_path)
+                except SetupError:
+                    if time.monotonic() > until:
+                        what = f"made no socket {self._socket_path} in {START_TIMEOUT_S:.0f} s"
+                        raise SetupError(f"The daemon {self._words[0]} {what}.") from None
+        finally:
+            os.close(ended)
+        raise SetupError(self.obituary())
 
     def obituary(self) -> str:
         """One sentence: how the daemon ended and what it said last. Only after it ended, or is about to."""

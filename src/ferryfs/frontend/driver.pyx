@@ -10,7 +10,6 @@ import time
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOSPC, EPROTO, errno
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from ferryfs.frontend.ram cimport GuestRam

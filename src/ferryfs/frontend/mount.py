@@ -29,8 +29,8 @@ from ferryfs.frontend.client import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, 
 from ferryfs.frontend.control import Answer, ControlServer, control_path
 from ferryfs.frontend.daemon_process import DaemonProcess
 from ferryfs.frontend.driver import DriverQueue
-from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.fuse_mount import SLOT_SIZE, FusePump
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.wire.fuse import PAGE_SIZE, Bound, Op
 
 INIT_TIMEOUT_S: Final = 30.0

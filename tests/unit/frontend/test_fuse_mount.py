@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import pytest
 
 from ferryfs.frontend.driver import DriverQueue
-from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.fuse_mount import SLOT_SIZE, FusePump
 from ferryfs.frontend.mount import reply_sizes
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.ring import model
 from ferryfs.ring.harness import Ring
 from ferryfs.ring.memory import GuestMemory

@@ -14,8 +14,8 @@ import pytest
 
 from ferryfs.errors import PeerError
 from ferryfs.frontend.driver import DriverQueue
-from ferryfs.frontend.ram import GuestRam
 from ferryfs.frontend.load import LoadGenerator, LoadRequest
+from ferryfs.frontend.ram import GuestRam
 from ferryfs.ring import model
 from ferryfs.ring.harness import Ring
 from ferryfs.ring.memory import GuestMemory
