@@ -14,7 +14,6 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -28,11 +27,11 @@ from ferryfs.migration.losses import Losses
 from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
+from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_records import Unlinked
 from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
+from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
-from ferryfs.values import mutable
 
 _LOG = logging.getLogger("ferryfs.migration")
 
@@ -48,23 +47,6 @@ DEFAULT_READAHEAD: Final = 1 << 17
 AGED_NAMED: Final = 20
 # What a guest gets for an inode whose mount is missing here; the next destination knows such inodes by it.
 MISSING_MOUNT_ERRNO: Final = errno.ENODEV
-
-
-@mutable
-class _Wanted:
-    """One inode that is to be restored."""
-
-    inode: Inode
-    lookups: int
-    # Where it should be; parent 0: ``name`` is a path from the root, or there is none.
-    parent: int = 0
-    name: bytes = b""
-    error: OSError | None = None
-    why: str = ""
-    # Its file handle says that it has no name any more.
-    gone: bool = False
-    # Made anew, and its content did not travel.
-    hollow: bool = False
 
 
 class Restore:
@@ -205,14 +187,14 @@ class Restore:
         self._mounts = mounts.look(self._share, carried.mounts, self._same)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
-            self._absent = mounts.roots(self._mounts.missing, _places(v1.inodes, carried))
+            self._absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
         self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
-        todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else _counted(v1.inodes)
+        todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else counted(v1.inodes)
         missing_numbers = {inode.id for inode, _ in todo}
-        below: dict[int, list[_Wanted]] = {}
-        waiting: deque[_Wanted] = deque()
+        below: dict[int, list[Wanted]] = {}
+        waiting: deque[Wanted] = deque()
         for inode, children in todo:
-            wanted = self._wanted(inode, inode.refcount - children, carried)
+            wanted = wanted_of(inode, inode.refcount - children, carried)
             if wanted.parent in missing_numbers:
                 below.setdefault(wanted.parent, []).append(wanted)
             else:
@@ -242,20 +224,10 @@ class Restore:
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
-        self._aged += [_name(records[index]) for index in records.aged()]
+        self._aged += [name_of(records[index]) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
 
-    def _wanted(self, inode: Inode, lookups: int, carried: Carried) -> _Wanted:
-        match inode.location:
-            case Path(parent, filename):
-                return _Wanted(inode, lookups, parent, filename.encode())
-            case FullPath(filename):
-                return _Wanted(inode, lookups, 0, filename.encode())
-            case _:
-                name = carried.names.get(inode.id)
-                return _Wanted(inode, lookups, name.parent, name.name) if name else _Wanted(inode, lookups)
-
-    def _downwards(self, waiting: deque[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> list[_Wanted]:
+    def _downwards(self, waiting: deque[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> list[Wanted]:
         """Restores what is where it should be, parents first; what is not."""
         missing = []
         parent_number, parent_fd = -1, -1
@@ -283,7 +255,7 @@ class Restore:
                 os.close(parent_fd)
         return missing
 
-    def _open(self, wanted: _Wanted, parent_fd: int, carried: Carried) -> int:
+    def _open(self, wanted: Wanted, parent_fd: int, carried: Carried) -> int:
         """An O_PATH fd of the inode, proven to be it as far as it can be. Raises OSError."""
         inode = wanted.inode
         if inode.id in carried.unlinked:
@@ -316,13 +288,13 @@ class Restore:
                 raise OSError(errno.ESTALE, wanted.why)
             expected = carried.identities.get(inode.id) if self._compare else None
             if expected is not None and not self._counts(expected) and is_aged(fd, expected):
-                self._aged.append(_name(inode))
+                self._aged.append(name_of(inode))
         except OSError:
             os.close(fd)
             raise
         return fd
 
-    def _open_unlinked(self, wanted: _Wanted, carried: Carried) -> int:
+    def _open_unlinked(self, wanted: Wanted, carried: Carried) -> int:
         record = carried.unlinked[wanted.inode.id]
         expected = carried.identities.get(wanted.inode.id)
         location = wanted.inode.location
@@ -338,7 +310,7 @@ class Restore:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
 
-    def _fault(self, fd: int, wanted: _Wanted, carried: Carried) -> str:
+    def _fault(self, fd: int, wanted: Wanted, carried: Carried) -> str:
         """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
         empty.
         """
@@ -356,7 +328,7 @@ class Restore:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
         return bool(expected.handle) and expected.mount in self._mounts.same
 
-    def _expected_handle(self, wanted: _Wanted, carried: Carried) -> tuple[int, bytes] | None:
+    def _expected_handle(self, wanted: Wanted, carried: Carried) -> tuple[int, bytes] | None:
         """What it must have; None when nobody knows, or when it was made anew from its content."""
         if not (self._compare and self._same) or wanted.inode.id in carried.unlinked:
             return None
@@ -365,7 +337,7 @@ class Restore:
             return None
         return expected.handle_type, expected.handle
 
-    def _file(self, wanted: _Wanted, fd: int, expected: tuple[int, bytes] | None = None) -> None:
+    def _file(self, wanted: Wanted, fd: int, expected: tuple[int, bytes] | None = None) -> None:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
         number = wanted.inode.id
         try:
@@ -382,12 +354,12 @@ class Restore:
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
 
-    def _search(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> list[_Wanted]:
+    def _search(self, missing: list[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> list[Wanted]:
         """By handle; then by one walk of the share, for as long as --migration-search-limit allows. What is still
         missing.
         """
-        still: list[_Wanted] = []
-        waiting: deque[_Wanted] = deque()
+        still: list[Wanted] = []
+        waiting: deque[Wanted] = deque()
         everything = deque(missing)
         while everything:
             wanted = everything.popleft()
@@ -395,7 +367,7 @@ class Restore:
             located = isinstance(wanted.inode.location, ByHandle)
             if located or expected is None or not expected.handle or not expected.openable or expected.mount != 0:
                 still.append(wanted)
-                everything.extend(_taken_along(wanted, below))
+                everything.extend(taken_along(wanted, below))
                 continue
             try:
                 fd = self._handles.open(expected)
@@ -409,11 +381,11 @@ class Restore:
             except OSError as error:
                 wanted.gone = error.errno == errno.ESTALE
                 still.append(wanted)
-                everything.extend(_taken_along(wanted, below))
+                everything.extend(taken_along(wanted, below))
         return self._walk(still, carried) if still else still
 
-    def _walk(self, missing: list[_Wanted], carried: Carried) -> list[_Wanted]:
-        wanted_by: dict[search.Key, _Wanted] = {}
+    def _walk(self, missing: list[Wanted], carried: Carried) -> list[Wanted]:
+        wanted_by: dict[search.Key, Wanted] = {}
         # Those of open files first: the time may be over before the others'.
         for wanted in sorted(missing, key=lambda wanted: wanted.inode.id not in self._opened):
             expected = carried.identities.get(wanted.inode.id)
@@ -426,7 +398,7 @@ class Restore:
         found = {wanted.inode.id for wanted in looking.run(wanted_by, folders, self._file)}
         return [wanted for wanted in missing if wanted.inode.id not in found]
 
-    def _copy_check(self, missing: list[_Wanted], carried: Carried) -> None:
+    def _copy_check(self, missing: list[Wanted], carried: Carried) -> None:
         """A copy must at least have the names in the root that the guest holds."""
         if self._same or not self._compare:
             return
@@ -437,7 +409,7 @@ class Restore:
                     "of the source's"
                 )
 
-    def _lose(self, missing: list[_Wanted], below: dict[int, list[_Wanted]], carried: Carried) -> None:
+    def _lose(self, missing: list[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> None:
         everything = deque(missing)
         while everything:
             wanted = everything.popleft()
@@ -445,15 +417,15 @@ class Restore:
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
             if not wanted.gone or wanted.inode.id in self._opened:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
-                self._losses.add(f"inode {wanted.inode.id}{_named(wanted)}", why)
+                self._losses.add(f"inode {wanted.inode.id}{named(wanted)}", why)
             if not self._veil(wanted, carried):
                 expected = carried.identities.get(wanted.inode.id)
                 # In a copy the source's handle proves nothing, to the next destination either.
                 proof = proof_of(expected) if expected and self._counts(expected) else None
                 self._live.restore_lost(wanted.inode.id, wanted.lookups, code, wanted.parent, wanted.name, proof)
-            everything.extend(_taken_along(wanted, below))
+            everything.extend(taken_along(wanted, below))
 
-    def _veil(self, wanted: _Wanted, carried: Carried) -> bool:
+    def _veil(self, wanted: Wanted, carried: Carried) -> bool:
         """Of the root of a missing mount: what lies beneath is not shown for it as long as the guest uses it."""
         if wanted.inode.id not in self._absent:
             return False
@@ -552,50 +524,3 @@ class Restore:
                 flags = flags | flag if getattr(v1.options, name) else flags & ~flag
             session = (7, OLDEST_MINOR, flags, DEFAULT_READAHEAD, DEFAULT_MAX_WRITE)
         self._live.finish(max(v1.next_inode, 2), v1.next_handle, bool(v1.inodes), session)
-
-
-def _counted(inodes: Sequence[Inode]) -> list[tuple[Inode, int]]:
-    """All inodes but the root, each with the number of its children."""
-    children: dict[int, int] = {}
-    for inode in inodes:
-        if isinstance(inode.location, Path):
-            children[inode.location.parent] = children.get(inode.location.parent, 0) + 1
-    return [(inode, children.get(inode.id, 0)) for inode in inodes if inode.id != ROOT_ID]
-
-
-def _places(inodes: Sequence[Inode], carried: Carried) -> Iterator[tuple[int, int, bytes]]:
-    """(nodeid, parent, name) of every inode whose place at the source is known; parent 0: a path from the root."""
-    for inode in inodes:
-        match inode.location:
-            case Path(parent, filename):
-                yield inode.id, parent, filename.encode()
-            case FullPath(filename):
-                yield inode.id, 0, filename.encode()
-            case ByHandle():
-                expected = carried.identities.get(inode.id)
-                if expected and expected.name:
-                    yield inode.id, expected.parent, expected.name
-            case _:
-                name = carried.names.get(inode.id)
-                if name:
-                    yield inode.id, name.parent, name.name
-
-
-def _taken_along(wanted: _Wanted, below: dict[int, list[_Wanted]]) -> list[_Wanted]:
-    """What is in a directory that can't be had: can't be had for the same reason, unless it is found elsewhere."""
-    children = below.pop(wanted.inode.id, [])
-    for child in children:
-        child.error, child.why = wanted.error, wanted.why
-    return children
-
-
-def _name(inode: Inode) -> str:
-    match inode.location:
-        case Path(_, filename) | FullPath(filename):
-            return f"inode {inode.id} ({filename!r})"
-        case _:
-            return f"inode {inode.id}"
-
-
-def _named(wanted: _Wanted) -> str:
-    return f" ({os.fsdecode(wanted.name)!r})" if wanted.name else ""
