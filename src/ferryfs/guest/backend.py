@@ -42,7 +42,8 @@ class Backend:
     """A running daemon that serves one directory on one socket; use it as a context manager.
 
     ``options`` are its own options, the socket and the directory excepted; ``shared`` is None where the command names
-    the directory itself. ``log`` takes what it writes; ``environment`` is added to ours.
+    the directory itself. ``log`` takes what it writes; ``environment`` is added to ours. ``terminated`` tells
+    that it was still running when it was told to end.
 
     :raises SetupError: it ends, or does not listen in time; the text has what it said.
     """
@@ -63,6 +64,7 @@ class Backend:
         self.command = [*command, "--socket-path", str(socket), *directory, *options]
         self.process: subprocess.Popen[bytes] | None = None
         self.status: int | None = None
+        self.terminated = False
 
     def __enter__(self) -> Self:
         try:
@@ -128,6 +130,7 @@ class Backend:
         if process is None:
             return
         if process.poll() is None:
+            self.terminated = True
             process.terminate()
             try:
                 process.wait(STOP_TIMEOUT)
