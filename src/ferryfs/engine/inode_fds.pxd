@@ -1,5 +1,6 @@
 # The fds of inodes: kept ones, cached ones, and those opened for a moment. The guest's share of the process's fds.
 from ferryfs.engine.inodes cimport Inode, InodeTable
+from ferryfs.engine.sys cimport file_handle
 from ferryfs.ring.atomics cimport ferry_load_int
 
 
@@ -12,6 +13,7 @@ cdef int inode_open(InodeTable *table, Inode *inode, int flags) noexcept nogil
 cdef int inode_borrow(InodeTable *table, Inode *inode) noexcept nogil
 cdef int inode_return(InodeTable *table, Inode *inode, int fd) noexcept nogil
 cdef void inode_keep_fd(InodeTable *table, Inode *inode) noexcept nogil
+cdef int open_by_handle(int mount_fd, file_handle *handle, int flags) noexcept nogil
 cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil
 cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil
 cdef int fds_reserve(InodeTable *table) noexcept nogil

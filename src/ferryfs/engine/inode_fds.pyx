@@ -4,7 +4,7 @@ An inode is held by its file handle where the mount and our privileges allow, el
 turned into fds when needed, and a bounded cache of these fds (a clock) makes that rare.
 """
 
-from libc.errno cimport EBADF, EMFILE, ENFILE, ESTALE, errno
+from libc.errno cimport EBADF, EMFILE, ENFILE, ENOMEM, ESTALE, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
@@ -14,9 +14,14 @@ from ferryfs.engine.inodes cimport (
     find_slot, inode_handle, slot_at,
 )
 from ferryfs.engine.sys cimport (
-    F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, fcntl, open_by_handle_at, openat, snprintf,
+    F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFREG, close, fcntl, file_handle, open_by_handle_at, openat, snprintf,
 )
-from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock, sched_yield
+
+
+# Of open_by_handle_at while it answers ENOMEM; a millisecond or so.
+cdef enum:
+    HANDLE_TRIES = 1000
 
 
 cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil:
@@ -28,16 +33,39 @@ cdef int open_proc(const InodeTable *table, int fd, int flags) noexcept nogil:
     return opened if opened >= 0 else -errno
 
 
+cdef int open_by_handle(int mount_fd, file_handle *handle, int flags) noexcept nogil:
+    """open_by_handle_at(2), with O_CLOEXEC: an fd or -errno.
+
+    It tries again after ENOMEM. ext4 says so, and not ESTALE, of a file that is gone while a new one is being made of the same
+    inode number:
+    1. somebody holds the handle of file A, inode number 12, and A is removed;
+    2. another process creates B: inode 12 is taken and in the kernel's table, but not ready;
+    3. the handle is opened: the table's look-up finds an inode under construction and gives none, "no memory" to ext4;
+    4. B is ready, its generation another one: from now on the handle is stale, as it was before 2.
+    """
+    cdef int _tries
+    cdef int fd = -1
+    for _tries in range(HANDLE_TRIES):
+        fd = open_by_handle_at(mount_fd, handle, flags | O_CLOEXEC)
+        if fd >= 0:
+            return fd
+        fd = -errno
+        if fd != -ENOMEM:
+            break
+        sched_yield()
+    return fd
+
+
 cdef int open_handle(InodeTable *table, const Inode *inode, int flags) noexcept nogil:
     cdef HandleBuffer buffer
     cdef int fd
     buffer.head.handle_bytes = inode.handle_size
     buffer.head.handle_type = inode.handle_type
     memcpy(buffer.bytes, inode_handle(inode), inode.handle_size)
-    fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
-    if fd < 0 and (errno == EMFILE or errno == ENFILE) and fds_shrink(table) > 0:
-        fd = open_by_handle_at(table.mounts[inode.mount].fd, &buffer.head, flags | O_CLOEXEC)
-    return fd if fd >= 0 else -errno
+    fd = open_by_handle(table.mounts[inode.mount].fd, &buffer.head, flags)
+    if (fd == -EMFILE or fd == -ENFILE) and fds_shrink(table) > 0:
+        fd = open_by_handle(table.mounts[inode.mount].fd, &buffer.head, flags)
+    return fd
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ferryfs.engine.identity cimport HandleBuffer
-from ferryfs.engine.inode_fds cimport open_proc
+from ferryfs.engine.inode_fds cimport open_by_handle, open_proc
 from ferryfs.engine.inodes cimport MAX_MOUNTS, Identity, InodeTable, Mount
 from ferryfs.engine.sys cimport (
-    O_CLOEXEC, O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, S_IFDIR, S_IFMT, S_IFREG, close, fstatfs, open_by_handle_at, statfs_t,
+    O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, S_IFDIR, S_IFMT, S_IFREG, close, fstatfs, statfs_t,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 
@@ -49,7 +49,7 @@ cdef int open_mount(InodeTable *table, const Identity *identity, int fd, uint16_
     cdef int tried
     if not table.use_handles or identity.handle_size == 0:
         return -1
-    # open_by_handle_at wants a mount named by an fd that is not O_PATH; a special file is never opened, so such a mount
+    # open_by_handle_at(2) wants a mount named by an fd that is not O_PATH; a special file is never opened, so such a mount
     # (a device node bound over a file) does without.
     if mode & S_IFMT == S_IFDIR:
         mount_fd = open_proc(table, fd, O_RDONLY | O_DIRECTORY)
@@ -62,7 +62,7 @@ cdef int open_mount(InodeTable *table, const Identity *identity, int fd, uint16_
     buffer.head.handle_bytes = identity.handle_size
     buffer.head.handle_type = identity.handle_type
     memcpy(buffer.bytes, identity.handle, identity.handle_size)
-    tried = open_by_handle_at(mount_fd, &buffer.head, O_PATH | O_CLOEXEC)
+    tried = open_by_handle(mount_fd, &buffer.head, O_PATH)
     if tried < 0:
         close(mount_fd)
         return -1

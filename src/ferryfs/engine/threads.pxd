@@ -3,6 +3,9 @@ from posix.time cimport timespec
 from posix.types cimport clockid_t
 
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
         pass

@@ -12,13 +12,11 @@ from libc.string cimport memcpy, memset
 
 import os
 
+from ferryfs.engine.inode_fds cimport open_by_handle
+from ferryfs.engine.sys cimport file_handle
+
 cdef extern from "<fcntl.h>" nogil:
-    struct file_handle:
-        unsigned int handle_bytes
-        int handle_type
-        unsigned char f_handle[0]
     int c_name_to_handle_at "name_to_handle_at"(int, const char *, file_handle *, int *, int)
-    int c_open_by_handle_at "open_by_handle_at"(int, file_handle *, int)
 
 cdef extern from "<dlfcn.h>" nogil:
     void *dlsym(void *, const char *)
@@ -153,11 +151,10 @@ def open_by_handle_at(int mount_fd, int handle_type, bytes handle, int flags):
     wanted.head.handle_type = handle_type
     # SAFETY: length is at most FERRY_HANDLE_BYTES (checked above), the size of wanted.bytes.
     memcpy(wanted.bytes, data, length)
-    flags |= os.O_CLOEXEC
     with nogil:
-        fd = c_open_by_handle_at(mount_fd, &wanted.head, flags)
+        fd = open_by_handle(mount_fd, &wanted.head, flags)
     if fd < 0:
-        raise failure(None)
+        raise OSError(-fd, os.strerror(-fd))
     return fd
 
 

@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.index cimport INDEX_NONE, index_reserve
 from ferryfs.engine.identity cimport identify
-from ferryfs.engine.inode_fds cimport cache_fd, inode_fd
+from ferryfs.engine.inode_fds cimport cache_fd, inode_fd, open_by_handle
 from ferryfs.engine.inodes cimport (
     CHUNK, INODE_KEEPS_FD, INODE_LOOKED_UP, Identity, Inode, InodeTable, fill_slot, find_slot, inode_put, reserve_slots,
     set_hint, take_slot,
@@ -19,7 +19,7 @@ from ferryfs.engine.inodes cimport (
 from ferryfs.engine.mounts cimport find_mount, mount_of, unuse_mount
 from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, MAX_HANDLE_SIZE, O_CLOEXEC, O_NOFOLLOW, O_PATH, STATX_BASIC_STATS, STATX_MNT_ID,
-    STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, open_by_handle_at, openat, syscall,
+    STATX_MNT_ID_UNIQUE, SYS_statx, Statx, close, file_handle, makedev, openat, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.bulk cimport FILE_HANDLE, LEFT, PATH, RESTORED, WAITING, Record, Records
@@ -310,7 +310,7 @@ cdef int open_located(Records records, const Record *record, const Terms *terms,
             buffer.head.handle_type = told.type
             # SAFETY: read_handle takes at most MAX_HANDLE_SIZE bytes, all within the stream.
             memcpy(buffer.bytes, told.bytes, told.size)
-            fd[0] = open_by_handle_at(terms.mounts[i].fd, &buffer.head, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+            fd[0] = open_by_handle(terms.mounts[i].fd, &buffer.head, O_PATH | O_NOFOLLOW)
             return 0 if fd[0] >= 0 else -1
     return -1
 
