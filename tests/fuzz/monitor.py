@@ -184,10 +184,10 @@ def served(backend: Backend) -> None:
 
 
 def idle(backend: Backend) -> tuple[int, int]:
-    """What the daemon holds while it waits for a front-end: it has one thread then, and nothing changes any more."""
+    """What the daemon holds while it waits for a front-end: the main thread and Patience's, and nothing changes."""
     deadline = time.monotonic() + TIMEOUT
     last = (0, 0)
-    while (now := held(backend)) != last or now[1] != 1:
+    while (now := held(backend)) != last or now[1] != 2:
         assert time.monotonic() < deadline, f"the daemon does not come to rest: fds and threads {now}"
         last = now
         select.select([], [], [], 0.02)

@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from ferryfs.cli.options import Options
+from ferryfs.cli.options import Options, SandboxMode
 from ferryfs.engine.device import Device
 from ferryfs.errors import OptionError
 from ferryfs.migration.identity import boot_id
@@ -31,6 +32,13 @@ class Listening(NamedTuple):
     socket: socket.socket
     pid_file: int
     host: bytes
+    path: str = ""
+
+    def remove(self) -> None:
+        """Remove the socket's file, as virtiofsd does where it can reach it. The pid file's lock keeps others away."""
+        if self.path:
+            with suppress(OSError):
+                os.unlink(self.path)
 
 
 def open_socket(options: Options) -> Listening:
@@ -43,7 +51,7 @@ def open_socket(options: Options) -> Listening:
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise OptionError(f"--socket-path={path}: there is no directory {folder}, create it first")
-    return Listening(*vhost.listen(path, _group_id(options.socket_group)), boot_id())
+    return Listening(*vhost.listen(path, _group_id(options.socket_group)), boot_id(), os.path.abspath(path))
 
 
 def _group_id(name: str | None) -> int | None:
@@ -107,7 +115,9 @@ def serve(options: Options, confined: Confined, files: FileLimit, listening: Lis
         signals.also = migrator.give_up
         return Session(QUEUES_MAX, config, device_state=True), DeviceControl(device, migrator)
 
-    with vhost.EndSignals() as signals:
+    with vhost.EndSignals() as signals, ExitStack() as stack:
+        if options.sandbox is SandboxMode.NONE:
+            stack.callback(listening.remove)
         # The sandbox has them blocked until there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         notify.say("READY=1")

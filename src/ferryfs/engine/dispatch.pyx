@@ -4,7 +4,8 @@ from libc.errno cimport EINVAL, EIO, EMFILE, ENFILE, ENOSYS
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from ferryfs.engine.events cimport EVENT_BAD_REQUEST, event_post
+from ferryfs.engine.clock cimport now_ns
+from ferryfs.engine.events cimport EVENT_BAD_REQUEST, EVENT_FILE_LIMIT, event_post
 from ferryfs.engine.fuse_abi cimport *
 from ferryfs.engine.ops_attrs cimport op_access, op_getattr, op_setattr, op_statfs, op_statx
 from ferryfs.engine.ops_create cimport op_create, op_mkdir, op_mknod, op_symlink, op_tmpfile
@@ -16,7 +17,7 @@ from ferryfs.engine.ops_lookup cimport op_batch_forget, op_forget, op_lookup
 from ferryfs.engine.ops_open cimport op_flush, op_open, op_opendir, op_release
 from ferryfs.engine.ops_session cimport op_destroy, op_init
 from ferryfs.engine.ops_xattrs cimport op_getxattr, op_listxattr, op_removexattr, op_setxattr
-from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, OUT_HEADER, PUT_OFF, SERVED_LATER, Handler, Request
+from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, OUT_HEADER, PUT_OFF, SERVED_LATER, Handler, Request, Server
 from ferryfs.engine.sys cimport snprintf
 from ferryfs.ring.chain cimport chain_read, chain_write
 
@@ -95,6 +96,8 @@ operation(OP_COPY_FILE_RANGE_64, op_copy_file_range, sizeof(CopyFileRangeIn), 8,
 cdef enum:
     BIG = 64 * 1024             # a transfer of this many bytes takes longer than an interrupt
 
+cdef uint64_t LIMIT_TOLD_EVERY_NS = 60 * 1000000000
+
 
 cdef bint is_slow(const Request *request) noexcept nogil:
     """Whether what lies in the chain is likely to keep its worker, so that finished answers had better be announced now."""
@@ -109,6 +112,14 @@ cdef void complain(Request *request, const char *what) noexcept nogil:
     cdef char text[96]
     snprintf(text, sizeof(text), "opcode %u: %s", request.head.opcode, what)
     event_post(&request.server.events, EVENT_BAD_REQUEST, request.queue, EINVAL, text)
+
+
+cdef void tell_of_limit(Server *server) noexcept nogil:
+    """Once a minute: a guest that has no file left asks again and again."""
+    cdef uint64_t now = now_ns()
+    if server.limit_told_ns == 0 or now - server.limit_told_ns > LIMIT_TOLD_EVERY_NS:
+        server.limit_told_ns = now
+        event_post(&server.events, EVENT_FILE_LIMIT, -1, ENFILE, "")
 
 
 cdef int run(Request *request, const Operation *op) noexcept nogil:
@@ -178,6 +189,8 @@ cdef uint32_t serve(Request *request) noexcept nogil:
     if result == -EMFILE:
         result = -ENFILE
     if result < 0:
+        if result == -ENFILE:
+            tell_of_limit(request.server)
         if request.touched < request.reply_length + OUT_HEADER:
             request.touched = request.reply_length + OUT_HEADER
         request.reply_length = 0

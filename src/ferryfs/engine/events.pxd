@@ -10,6 +10,7 @@ cdef enum:
     EVENT_BROKEN_RING = 3       # the ring is stopped
     EVENT_TROUBLE = 4           # a system call that should not fail did: text says which, error is its errno
     EVENT_NO_THREAD = 5         # a thread was wanted and could not be had
+    EVENT_FILE_LIMIT = 6        # the guest gets ENFILE
     EVENT_SLOTS = 64            # different events kept until they are drained; same ones are only counted
     EVENT_TEXT = 96
 

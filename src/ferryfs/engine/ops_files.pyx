@@ -3,8 +3,8 @@
 from libc.errno cimport EBADF, EFBIG, EINVAL, EISDIR, ENOENT, ENOSYS, ENOTTY, EPERM, EROFS, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from ferryfs.engine.clock cimport now_ns
 from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
 from ferryfs.engine.fuse_abi cimport FSYNC_FDATASYNC, CopyFileRangeIn, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn
 from ferryfs.engine.handles cimport (
@@ -57,12 +57,6 @@ cdef bint kills_setid(const Request *request) noexcept nogil:
     caller's id. So all but what is known to be root's clears them: a stranger's bytes must not run as the file's owner.
     """
     return request.server.session.flags & INIT_HANDLE_KILLPRIV_V2 and request.head.uid != 0
-
-
-cdef uint64_t now_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef int sync(Request *request, Handle *handle, bint data_only) noexcept nogil:

@@ -16,7 +16,7 @@ from ferryfs.engine.handles cimport (
     HANDLE_DIR, HANDLE_NO_NOWAIT, Handle, handle_get, handle_put, handle_set_flags, handle_set_state, handle_written,
 )
 from ferryfs.engine.request cimport reply
-from ferryfs.engine.server cimport IN_HEADER, MAX_IOVECS, OUT_HEADER, PUT_OFF, Request, Server
+from ferryfs.engine.server cimport INIT_WRITEBACK_CACHE, IN_HEADER, MAX_IOVECS, OUT_HEADER, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport (
     F_GETFL, F_SETFL, O_APPEND, O_DIRECT, POSIX_FADV_WILLNEED, RWF_APPEND, RWF_NOWAIT, fcntl, posix_fadvise, pread, preadv2,
     pwrite, pwritev2,
@@ -188,8 +188,8 @@ cdef int op_write(Request *request) noexcept nogil:
     handle = io_handle(request, &args, &result)
     if handle == NULL:
         return result
-    # A page that is written back has its place, whatever the file's flags are now; under writeback all are such.
-    if args.flags & <uint32_t>O_APPEND and not args.io_flags & FUSE_WRITE_CACHE and not server.settings.writeback:
+    # A page that is written back has its place, whatever the file's flags are now; a guest that keeps writes back knows the end.
+    if args.flags & <uint32_t>O_APPEND and not args.io_flags & FUSE_WRITE_CACHE and not server.session.flags & INIT_WRITEBACK_CACHE:
         flags = RWF_APPEND
     if args.io_flags & FUSE_WRITE_KILL_SUIDGID:
         dropped = fsetid_drop()

@@ -66,6 +66,7 @@ cdef struct Server:
     InodeTable inodes
     HandleTable handles
     EventLog events
+    uint64_t limit_told_ns      # when the guest's ENFILE was last told of; without a lock: once too often does no harm
     Policy policy
     int proc_fd                 # /proc/self/fd of this process; not ours to close
     uint32_t own_uid

@@ -59,23 +59,25 @@ def give_up_rights(handles: HandleMode, modcaps: Iterable[str], system_calls: se
 
 
 def check_handles(confined: Confined, handles: HandleMode) -> None:
-    """With ``mandatory``: whether a file handle of the share can be made and opened. Raises ``OptionError``.
+    """Whether file handles of the share can be made and opened: an ``OptionError`` with ``mandatory``, else a log line.
 
     Asked by doing it, because in a user namespace the capability is there and the call fails.
     """
-    if handles is not HandleMode.MANDATORY:
+    if handles is HandleMode.NEVER:
         return
     making, opening = handle_errors(confined)
+    if not making and not opening:
+        return
     if making:
-        raise OptionError(
-            f"--inode-file-handles=mandatory: the file system of the share has none ({os.strerror(making)}), write "
-            "--inode-file-handles=prefer"
+        why = f"the file system of the share has none ({os.strerror(making)})"
+    else:
+        why = (
+            f"file handles can't be opened ({os.strerror(opening)}), that needs root in the initial user namespace and "
+            "CAP_DAC_READ_SEARCH"
         )
-    if opening:
-        raise OptionError(
-            f"--inode-file-handles=mandatory: file handles can't be opened ({os.strerror(opening)}), that needs root "
-            "in the initial user namespace and CAP_DAC_READ_SEARCH; write --inode-file-handles=prefer"
-        )
+    if handles is HandleMode.MANDATORY:
+        raise OptionError(f"--inode-file-handles=mandatory: {why}; write --inode-file-handles=prefer")
+    _LOG.info("each file that the guest knows keeps a file of the daemon open: %s", why)
 
 
 def handle_errors(confined: Confined) -> tuple[int, int]:

@@ -78,6 +78,8 @@ class DeviceControl:
         # Held for the front-end's sake, which takes its end as broken otherwise; nothing is sent on it.
         self._channel = -1
         self._sharing = SharingCheck()
+        self._kicked: set[int] = set()
+        self._enabled: set[int] = set()
 
     def close(self) -> None:
         """End everything that belongs to the connection. Idempotent."""
@@ -115,14 +117,18 @@ class DeviceControl:
             case SetVringBase(ring, base):
                 device.set_vring_base(ring, base)
             case SetVringFd(request, ring, fd):
-                if request is Request.SET_VRING_KICK and self.migration is not None:
-                    self.migration.ring_starts()
+                if request is Request.SET_VRING_KICK:
+                    if self.migration is not None:
+                        self.migration.ring_starts()
+                    self._kicked.add(ring)
+                    self._check_sharing(ring)
                 self._set_vring_fd(request, ring, fd)
             case EnableVring(ring, on):
-                if on and self.migration is not None:
-                    self.migration.ring_starts()
-                if on and (sentence := self._sharing.conclude()):
-                    _LOG.error("%s", sentence)
+                if on:
+                    if self.migration is not None:
+                        self.migration.ring_starts()
+                    self._enabled.add(ring)
+                    self._check_sharing(ring)
                 device.set_vring_enable(ring, on)
             case StopVring(ring):
                 return Outcome(device.get_vring_base(ring))
@@ -137,6 +143,11 @@ class DeviceControl:
             case CheckTransfer():
                 return self._check()
         return Outcome()
+
+    def _check_sharing(self, ring: int) -> None:
+        """Where rings are enabled from the beginning that says nothing: the memory may still be to come."""
+        if ring in self._kicked & self._enabled and (sentence := self._sharing.conclude()):
+            _LOG.error("%s", sentence)
 
     def _set_vring_fd(self, request: Request, ring: int, fd: int) -> None:
         match request:

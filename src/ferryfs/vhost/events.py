@@ -30,6 +30,7 @@ class EventKind(enum.IntEnum):
     BROKEN_RING = 3
     TROUBLE = 4
     NO_THREAD = 5
+    FILE_LIMIT = 6
 
 
 CHAIN_FAULTS: Final = {
@@ -58,6 +59,8 @@ def sentence(event: Event) -> str:
             what = "the guest's ring makes no sense and was stopped; resetting the device in the guest starts it again"
         case EventKind.NO_THREAD:
             what = f"no thread can be started ({os.strerror(error)}), so slow requests hold up others"
+        case EventKind.FILE_LIMIT:
+            what = "the guest has as many files open as it may, and gets ENFILE: give --rlimit-nofile a higher number"
         case _:
             what = f"{text} ({os.strerror(error)})" if error else text
     return f"{where}{what}{f', {count} times' if count > 1 else ''}."

@@ -24,6 +24,7 @@ from ferryfs.ring.memory import install_sigbus_handler, memory_was_lost
 from ferryfs.vhost.device import DeviceControl
 from ferryfs.vhost.endpoint import Disconnected, Endpoint
 from ferryfs.vhost.events import EventLog
+from ferryfs.vhost.patience import END_SIGNALS, Patience
 from ferryfs.vhost.session import Session
 from ferryfs.wire.vhost_user import ProtocolFeature
 
@@ -31,7 +32,6 @@ _LOG = logging.getLogger("ferryfs.vhost")
 
 READY_LINE: Final = "Waiting for vhost-user socket connection..."
 """What managers wait for on stderr, in virtiofsd's words."""
-_END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 # --- the socket
@@ -85,8 +85,9 @@ def _reason(error: OSError) -> str:
 
 
 def _lock_pid_file(path: str) -> int:
-    """A write lock on the whole file, held by the open file description: it outlives a fork, and goes with the
-    last process that has it. virtiofsd's record lock (lockf(3)) and this one see each other.
+    """Write locks on the whole file, held by the open file description: they outlive a fork, and go with the last
+    process that has it. Two, which don't see each other: virtiofsd's flock(2), and the record lock that others take by
+    lockf(3).
     """
     name = f"{path}.pid"
     try:
@@ -94,6 +95,7 @@ def _lock_pid_file(path: str) -> int:
     except OSError as error:
         raise SetupError(f"The file {name} can't be made: {_reason(error)}.") from error
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
@@ -143,6 +145,7 @@ def _remove_stale(path: str) -> None:
 class EndSignals:
     """SIGTERM, SIGINT and SIGHUP as a file descriptor to poll, from entering to leaving the ``with`` block.
 
+    What is ignored stays so: a shell starts so what is to run in the background, and nohup(1) what is to outlive it.
     Only in the main thread. Python's own handlers are put back at the end.
     """
 
@@ -153,7 +156,8 @@ class EndSignals:
     def __enter__(self) -> EndSignals:
         self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        self._old_handlers = [(number, signal.signal(number, lambda *_: self.also())) for number in _END_SIGNALS]
+        heard = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._old_handlers = [(number, signal.signal(number, lambda *_: self.also())) for number in heard]
         return self
 
     def __exit__(
@@ -189,10 +193,11 @@ def serve(
     """
     lost_fd = install_sigbus_handler()
     announced = False
-    with listener:
+    with listener, Patience(stop_fd, stays=keep_listening) as patience:
         while True:
             session, control = connect()
             try:
+                patience.begin()
                 if not announced:
                     # The pipe of a manager may be full, not blocking, or closed: no reason not to serve.
                     with suppress(OSError):
@@ -211,7 +216,9 @@ def serve(
                 _LOG.error("%s The connection is ended.", error)
                 stopped = False
             finally:
+                patience.ending()
                 control.close()
+                patience.ended()
                 # 1. a worker meets the hole, the session ends for it, 2. another worker meets one while the device is
                 # closed: that is this front-end's fault too, and not the next one's.
                 memory_was_lost()

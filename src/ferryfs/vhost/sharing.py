@@ -28,7 +28,7 @@ class _Part(NamedTuple):
 
 
 class SharingCheck:
-    """Looks at the memory of one connection when its first ring is enabled; holds the regions' files until then."""
+    """Looks at the memory of one connection when its first ring is to run; holds the regions' files until then."""
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
@@ -51,7 +51,7 @@ class SharingCheck:
             self._parts.append(_Part(region, os.dup(fd)))
 
     def conclude(self) -> str | None:
-        """The sentence to log when the first ring is enabled, or None when all is well. Silent the second time."""
+        """The sentence to log when the first ring is to run, or None when all is well. Silent the second time."""
         if self._done:
             return None
         what = None

@@ -63,13 +63,14 @@ def start(share: Path, tmp_path: Path) -> Iterator[Start]:
             process.stderr.close()
 
 
-def wait_for_line(stream: IO[str] | None) -> None:
+def wait_for_line(stream: IO[str] | None) -> str:
+    """Until the daemon is ready; what it wrote before."""
     assert stream is not None
     seen = []
     for line in stream:
-        seen.append(line)
         if READY in line:
-            return
+            return "".join(seen)
+        seen.append(line)
     pytest.fail(f"the daemon ended without being ready: {''.join(seen)}")
 
 
@@ -454,8 +455,45 @@ def test_table_of_descriptors_is_large_before_threads_share_it(start: Start, tmp
     daemon = start("--sandbox=none", "--rlimit-nofile=4096")
     with VhostUserClient.connect(tmp_path / "s") as client:
         client.get_features()
-        (thread,) = threads(daemon.pid)
-        assert thread["FDSize"] == "4096"
+        assert {thread["FDSize"] for thread in threads(daemon.pid)} == {"4096"}
+
+
+@as_root
+@pytest.mark.parametrize("mode", ["none", "namespace"])
+def test_interrupt_that_the_shell_ignores(mode: str, share: Path, tmp_path: Path) -> None:
+    """A shell starts what it runs in the background so: Ctrl-C is for what runs in the foreground."""
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", f"--sandbox={mode}"]
+    shell = ["sh", "-ec", "trap '' INT; exec \"$@\"", "sh"]
+    with subprocess.Popen([*shell, *words], stderr=subprocess.PIPE, text=True) as daemon:
+        wait_for_line(daemon.stderr)
+        daemon.send_signal(signal.SIGINT)
+        with VhostUserClient.connect(tmp_path / "s") as client:
+            client.get_features()
+        assert daemon.wait(30) == 0
+        assert daemon.stderr is not None
+        assert "The front-end is gone." in daemon.stderr.read()
+
+
+@as_root
+@pytest.mark.parametrize(("mode", "stays"), [("none", False), ("chroot", True), ("namespace", True)])
+def test_socket_that_can_be_reached_is_removed(mode: str, stays: bool, start: Start, tmp_path: Path) -> None:
+    """As virtiofsd does: who starts daemons one after the other may take its file for the next one's readiness."""
+    daemon = start(f"--sandbox={mode}")
+    connect(tmp_path / "s").close()
+    assert daemon.wait(30) == 0
+    assert (tmp_path / "s").exists() is stays
+
+
+@as_root
+@pytest.mark.parametrize(("option", "told"), [("prefer", True), ("never", False)])
+def test_file_handles_that_can_not_be_had(option: str, told: bool, share: Path, tmp_path: Path) -> None:
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none"]
+    bounded = ["setpriv", "--bounding-set=-dac_read_search", *words, f"--inode-file-handles={option}"]
+    with subprocess.Popen(bounded, stderr=subprocess.PIPE, text=True) as daemon:
+        said = wait_for_line(daemon.stderr)
+        daemon.terminate()
+    assert daemon.returncode == 0
+    assert ("each file that the guest knows keeps a file of the daemon open" in said) is told
 
 
 def test_environment_of_python_has_no_effect(share: Path, tmp_path: Path) -> None:

@@ -148,8 +148,31 @@ def test_memory_that_a_guest_does_not_share_is_told_of_once(
     with memory(512) as fd:
         os.pwrite(fd, bytes(512 * PAGE), 0)
         control.carry_out(s.AddMemRegion(REGION._replace(size=512 * PAGE), fd))
+    kick = os.eventfd(0, os.EFD_NONBLOCK)
+    control.carry_out(s.SetVringNum(1, 8))
+    control.carry_out(s.SetVringFd(Request.SET_VRING_KICK, 1, kick))
     for on in (False, True, True):
         control.carry_out(s.EnableVring(1, on))
+    os.close(kick)
+    assert len(caplog.messages) == 1
+    assert "nothing but zeros" in caplog.text
+
+
+def test_rings_that_are_enabled_before_the_memory_comes(
+    control: DeviceControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So they are for a front-end without PROTOCOL_FEATURES: nothing is wrong yet, and what is wrong later is told."""
+    kick = os.eventfd(0, os.EFD_NONBLOCK)
+    for ring in range(2):
+        control.carry_out(s.EnableVring(ring, True))
+    assert caplog.messages == []
+    with memory(512) as fd:
+        os.pwrite(fd, bytes(512 * PAGE), 0)
+        control.carry_out(s.AddMemRegion(REGION._replace(size=512 * PAGE), fd))
+    for ring in range(2):
+        control.carry_out(s.SetVringNum(ring, 8))
+        control.carry_out(s.SetVringFd(Request.SET_VRING_KICK, ring, kick))
+    os.close(kick)
     assert len(caplog.messages) == 1
     assert "nothing but zeros" in caplog.text
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import signal
 import socket
 import stat
@@ -53,9 +54,11 @@ def test_socket_of_a_group(tmp_path: Path) -> None:
         assert path.lstat().st_gid == 12345
 
 
-def test_pid_file_is_written_and_locked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lock", ["flock", "lockf"])
+def test_pid_file_is_written_and_locked(tmp_path: Path, lock: str) -> None:
+    """By both kinds, which don't see each other: virtiofsd asks for the first one."""
     path = tmp_path / "s.sock"
-    try_lock = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    try_lock = f"import fcntl, sys; fcntl.{lock}(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     command = [sys.executable, "-c", try_lock, f"{path}.pid"]
     with listening(path):
         assert Path(f"{path}.pid").read_text() == f"{os.getpid()}\n"
@@ -171,3 +174,15 @@ def test_end_signals(number: signal.Signals) -> None:
         signal.raise_signal(number)
         assert os.read(stop.fileno(), 10) == bytes([number])
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_stays_so(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with serve.EndSignals() as stop:
+            signal.raise_signal(number)
+            assert select.select([stop], [], [], 0)[0] == []
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
