@@ -14,9 +14,8 @@ cdef class Device:
     cdef bint closed
 
     cdef Ring *ring(self, index) except NULL
-    cdef int attach(self, int index, bint fresh) except -1
+    cdef int attach(self, int index, bint fresh, bint may_lack) except -1
     cdef int pause_all(self) except -1
     cdef int resume_all(self) except -1
     cdef int resume(self, int index) except -1
     cdef int halt(self, index) except -1
-    cdef int replace_fd(self, Ring *ring, int *place, int fd) except -1

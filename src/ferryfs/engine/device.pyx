@@ -19,7 +19,9 @@ from ferryfs.engine.inode_fds cimport fds_make_room
 from ferryfs.engine.inodes cimport CLOCK_SIZE_MAX, inodes_close, inodes_init
 from ferryfs.engine.ops_session cimport session_end
 from ferryfs.engine.policy cimport policy_free, policy_init
-from ferryfs.engine.rings cimport ring_close, ring_finish, ring_init, ring_pause, ring_resume, ring_set_kick
+from ferryfs.engine.rings cimport (
+    ring_close, ring_finish, ring_init, ring_pause, ring_replace_call, ring_replace_err, ring_resume, ring_set_kick,
+)
 from ferryfs.engine.server cimport (
     CACHE_ALWAYS, CACHE_AUTO, CACHE_METADATA, CACHE_NEVER, TERNARY_ALWAYS, TERNARY_AUTO, TERNARY_NEVER, Server, Settings,
 )
@@ -186,8 +188,11 @@ cdef class Device:
             self.resume(i)
         return 0
 
-    cdef int attach(self, int index, bint fresh) except -1:
-        """Finds the windows of a paused ring, if its addresses and any memory are known."""
+    cdef int attach(self, int index, bint fresh, bint may_lack) except -1:
+        """Finds the windows of a paused ring, if its addresses and any memory are known.
+
+        `fresh`: it is about to be started, so its place is taken from its memory. `may_lack`: without its memory it waits.
+        """
         cdef Ring *ring = &self.rings[index]
         cdef uint64_t desc, used, avail, log
         cdef int wrong
@@ -198,10 +203,12 @@ cdef class Device:
         desc, used, avail, log, log_used = self.addresses[index]
         ring.queue.used_log = log
         ring.queue.log_used = log_used
-        fresh = fresh or not ring.attached
+        fresh = fresh or not ring.placed
         wrong = queue_attach(&ring.queue, self.memory, desc, avail, used, fresh)
         ring.attached = wrong == 0
-        if wrong:
+        if not wrong:
+            ring.placed = True
+        elif not may_lack:
             what, address = (("descriptor table", desc), ("avail ring", avail), ("used ring", used))[wrong - 1]
             raise FrontendError(
                 f"the {what} of virtqueue {index} at {address:#x} is not aligned or not in the memory that was given"
@@ -210,8 +217,12 @@ cdef class Device:
 
     # ---- memory -----------------------------------------------------------------------------------------------------------
 
-    def _change_memory(self, change):
-        """Applies a change while every ring is paused, and finds the rings' windows anew."""
+    def _change_memory(self, change, bint may_lack):
+        """Applies a change while every ring is paused, and finds the rings' windows anew.
+
+        `may_lack`: a ring whose memory is not there waits until it comes. QEMU takes all regions that change away before it adds
+        them again, also on the guest's behalf, who can have its memory's layout changed (the chipset's PAM registers).
+        """
         self.pause_all()
         try:
             try:
@@ -221,7 +232,7 @@ cdef class Device:
                     queue_detach(&self.rings[i].queue)
             for i in range(self.queue_count):
                 if self.rings[i].started or self.rings[i].attached:
-                    self.attach(i, fresh=False)
+                    self.attach(i, False, may_lack)
         except BaseException:
             for i in range(self.queue_count):
                 self.rings[i].attached = False
@@ -231,13 +242,13 @@ cdef class Device:
             self.resume_all()
 
     def set_mem_table(self, regions):
-        self._change_memory(lambda: self.memory.set_table(regions))
+        self._change_memory(lambda: self.memory.set_table(regions), False)
 
     def add_mem_region(self, region):
-        self._change_memory(lambda: self.memory.add(*region))
+        self._change_memory(lambda: self.memory.add(*region), True)
 
     def remove_mem_region(self, guest_addr, size, user_addr):
-        self._change_memory(lambda: self.memory.remove(guest_addr, size, user_addr))
+        self._change_memory(lambda: self.memory.remove(guest_addr, size, user_addr), True)
 
     def set_log(self, fd, mmap_offset, size):
         self.pause_all()
@@ -270,7 +281,7 @@ cdef class Device:
             ring_pause(ring)
         try:
             self.addresses[index] = (desc, used, avail, log_addr, bool(flags & VRING_F_LOG))
-            self.attach(index, fresh=not ring.started)
+            self.attach(index, not ring.started, False)
         finally:
             self.resume(index)
 
@@ -291,37 +302,24 @@ cdef class Device:
             if result < 0:
                 raise FrontendError(f"the kick fd of virtqueue {index} can't be waited for: {os.strerror(-result)}")
             if not ring.started:
-                self.attach(index, fresh=True)
+                self.attach(index, True, False)
             ring.started = True
             ring.broken = False
         finally:
             self.resume(index)
 
-    cdef int replace_fd(self, Ring *ring, int *place, int fd) except -1:
-        cdef int old
-        cdef int own = os.dup(fd) if fd >= 0 else -1
-        with nogil:
-            ring_pause(ring)
-        old = place[0]
-        place[0] = own
-        if old >= 0:
-            os.close(old)
-        return 0
-
     def set_vring_call(self, index, fd):
         cdef Ring *ring = self.ring(index)
-        self.replace_fd(ring, &ring.call_fd, fd)
-        ring.call_may_block = fd >= 0 and not fcntl(ring.call_fd, F_GETFL) & O_NONBLOCK
-        # What was answered while there was nobody to tell is told now.
-        ring.queue.signalled_valid = False
-        if ring.attached and ring.started:
-            ring.unannounced = 1
-        self.resume(index)
+        cdef int own = os.dup(fd) if fd >= 0 else -1
+        cdef bint may_block = own >= 0 and not fcntl(own, F_GETFL) & O_NONBLOCK
+        with nogil:
+            ring_replace_call(ring, own, may_block)
 
     def set_vring_err(self, index, fd):
         cdef Ring *ring = self.ring(index)
-        self.replace_fd(ring, &ring.err_fd, fd)
-        self.resume(index)
+        cdef int own = os.dup(fd) if fd >= 0 else -1
+        with nogil:
+            ring_replace_err(ring, own)
 
     def set_vring_enable(self, index, enable):
         cdef Ring *ring = self.ring(index)
@@ -347,6 +345,7 @@ cdef class Device:
             ring_set_kick(ring, -1)
         ring.started = False
         ring.attached = False
+        ring.placed = False
         ring.unannounced = 0
         queue_detach(&ring.queue)
         self.resume(index)

@@ -6,7 +6,7 @@ another thread that may wait for it: so all of a guest's cold reads are under wa
 A short answer is given for the end of the file only: the guest takes it for that.
 """
 
-from libc.errno cimport EAGAIN, EBADF, EFBIG, EINTR, EINVAL, EISDIR, EOPNOTSUPP, EROFS, errno
+from libc.errno cimport EAGAIN, EBADF, EFBIG, EINTR, EINVAL, EIO, EISDIR, EOPNOTSUPP, EROFS, errno
 from libc.stdint cimport INT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -158,7 +158,9 @@ cdef int op_read(Request *request) noexcept nogil:
                 handle_set_state(&server.handles, handle, HANDLE_NO_NOWAIT)
             flags = 0
             continue
-        if done == 0:
+        # An error after some bytes is one all the same: a guest takes a short answer for the file's end, and cuts the file there.
+        # Not so for what O_DIRECT can't go on with, where the file ends within a block.
+        if done == 0 or errno != EINVAL or not handle.flags & O_DIRECT:
             result = -errno
         break
     handle_put(&server.handles, &server.inodes, handle)
@@ -168,6 +170,9 @@ cdef int op_read(Request *request) noexcept nogil:
 
 
 cdef int op_write(Request *request) noexcept nogil:
+    """An answer is short where a program gets to know it. Of pages that are written back Linux looks at the error only, and takes
+    them all for written.
+    """
     cdef Server *server = request.server
     cdef Handle *handle
     cdef ReadIn args
@@ -205,8 +210,10 @@ cdef int op_write(Request *request) noexcept nogil:
         elif put < 0:
             if errno == EINTR or (errno == EINVAL and lost_flags(server, handle, args.flags)):
                 continue
-            if done == 0:
+            if done == 0 or args.io_flags & FUSE_WRITE_CACHE:
                 result = -errno
+        elif args.io_flags & FUSE_WRITE_CACHE:
+            result = -EIO
         break
     fsetid_restore(dropped)
     handle_put(&server.handles, &server.inodes, handle)

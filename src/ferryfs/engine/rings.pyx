@@ -10,7 +10,7 @@ from ferryfs.engine.threads cimport (
     pthread_cond_destroy, pthread_cond_init, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from ferryfs.engine.workers cimport hand_on, may_run
+from ferryfs.engine.workers cimport announce, hand_on, may_run
 from ferryfs.ring.queue cimport queue_offered
 
 
@@ -72,6 +72,35 @@ cdef int ring_set_kick(Ring *ring, int fd) noexcept nogil:
         else:
             ring.kick_fd = fd
     return result
+
+
+cdef void ring_replace_call(Ring *ring, int fd, bint may_block) noexcept nogil:
+    """Replaces the fd by which the guest is told (-1: none) and takes it over, also while requests are served: a guest that masks
+    its interrupts and takes them again makes QEMU do so, and must not wait for a request that takes long.
+    """
+    cdef int old
+    pthread_mutex_lock(&ring.lock)
+    old = ring.call_fd
+    ring.call_fd = fd
+    ring.call_may_block = may_block
+    # What was answered while there was nobody to tell is told now.
+    ring.queue.signalled_valid = False
+    if ring.attached and ring.started:
+        announce(ring)
+    pthread_mutex_unlock(&ring.lock)
+    if old >= 0:
+        close(old)
+
+
+cdef void ring_replace_err(Ring *ring, int fd) noexcept nogil:
+    """The same for the fd by which the front-end is told that the ring is broken."""
+    cdef int old
+    pthread_mutex_lock(&ring.lock)
+    old = ring.err_fd
+    ring.err_fd = fd
+    pthread_mutex_unlock(&ring.lock)
+    if old >= 0:
+        close(old)
 
 
 cdef void ring_finish(Ring *ring) noexcept nogil:

@@ -28,6 +28,7 @@ cdef struct Ring:
     int pauses                      # > 0: somebody waits for it to be calm, or changes it
     int finishing                   # > 0: somebody waits until what the guest has offered so far is taken
     int attached                    # queue has its windows
+    int placed                      # since the ring was started, where it stands has been taken from its memory
     int started
     int enabled
     int broken
@@ -85,5 +86,6 @@ cdef void pool_close(Pool *pool) noexcept nogil
 
 # For rings.pyx and monitor.pyx; under the ring's lock, call_finisher under the pool's.
 cdef bint may_run(const Ring *ring) noexcept nogil
+cdef void announce(Ring *ring) noexcept nogil
 cdef bint hand_on(Ring *ring) noexcept nogil
 cdef bint call_finisher(Pool *pool) noexcept nogil

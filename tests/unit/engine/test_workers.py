@@ -144,3 +144,29 @@ def test_a_leader_that_is_slow_to_begin_is_watched(volume: Path) -> None:
         queue.take(token)
         guest.ask(Op.RELEASE, nodeid, fuse.RELEASE_IN.pack(fh=fh))
     assert (volume / "file").read_bytes() == b"x"
+
+
+@needs_mounts("mkfs.ext4", "fsfreeze")
+def test_call_fd_comes_while_a_request_waits(volume: Path) -> None:
+    """QEMU gives it anew when the guest masks its interrupts and takes them again: nobody may wait for the request then."""
+    (volume / "file").touch()
+    with Guest(volume, queues=RINGS) as guest:
+        nodeid = guest.lookup(b"file")
+        fh = guest.open(nodeid)
+        guest.serves()
+        queue = guest.queues[REQUESTS]
+        call = Call(Op.WRITE, nodeid, fuse.WRITE_IN.pack(fh=fh, size=1) + b"x")
+        with frozen(volume):
+            token = queue.add([call.header(), call.body], [OUT_HEADER.size, call.room])
+            queue.kick()
+            guest.serves_on(REQUESTS)
+            for fd in (-1, queue.call_fd):
+                guest.device.set_vring_call(REQUESTS, fd)
+                guest.device.set_vring_err(REQUESTS, -1)
+            guest.serves_on(REQUESTS)
+            assert queue.in_flight == 1
+        done = queue.wait(TIMEOUT)
+        assert done is not None
+        assert done[0] == token
+        queue.take(token)
+        guest.ask(Op.RELEASE, nodeid, fuse.RELEASE_IN.pack(fh=fh))
