@@ -15,6 +15,7 @@ from ferryfs.cli.options_legacy import known_parts
 from ferryfs.cli.options_sources import load
 from ferryfs.cli.options_text import default_text
 from ferryfs.errors import OptionError
+from ferryfs.guest.backend import own_daemon
 
 from .peer import VERSIONS, binary
 
@@ -178,3 +179,30 @@ def test_options_that_exclude_each_other(words: list[str], tmp_path: Path) -> No
     (tmp_path / "nowhere").mkdir()
     assert refused_by(VERSIONS[-1], tmp_path, *words)
     assert refused_by_ours(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version", "--foo"],
+        ["--foo", "--version"],
+        ["--help", "--cache=foo", "extra"],
+        ["--cache=foo", "--help"],
+        ["-fV", "--socket-path"],
+        ["--socket-path", "-V"],
+        ["--print-capabilities", "--foo"],
+        ["--print-capabilities", "--cache=foo"],
+        ["--print-capabilities", "--socket-group=kvm"],
+        ["--socket-path=s", "--shared-dir=/nowhere", "--print-capabilities"],
+    ],
+    ids=" ".join,
+)
+def test_what_only_prints(words: list[str]) -> None:
+    path = binary(VERSIONS[-1])
+    if path is None:
+        pytest.skip(f"virtiofsd {VERSIONS[-1]} is not here: scripts/peers fetches it")
+    theirs, ours = (
+        subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=30)
+        for program in (path, own_daemon()[0])
+    )
+    assert (ours.returncode, bool(ours.stdout)) == (theirs.returncode, bool(theirs.stdout))

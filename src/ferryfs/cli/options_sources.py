@@ -18,6 +18,10 @@ from ferryfs.values import mutable
 
 DEFAULT_FILE = "/etc/ferryfs/ferryfsd.toml"
 PREFIX = "FERRYFSD_"
+ENDS_READING = frozenset(("help", "version"))
+"""As clap: what stands behind them on the command line is not even looked at."""
+ONLY_PRINT = ENDS_READING | {"print_capabilities"}
+"""A manager asks with these what the program is, and gets its answer whatever file and environment say."""
 FILE_MAX = 1 << 20
 """Largest configuration file: a hundred times what all options need; a wrong path such as /dev/zero ends soon."""
 
@@ -36,14 +40,15 @@ def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DE
     """Everything that the user asked for. Raises ``OptionError``; rules across options are ``options_rules.check``."""
     collected = _Collected()
     from_argv, warnings = _read_arguments(argv)
-    file, must_exist = default_file, False
-    if "config" in from_argv:
-        file, must_exist = from_argv["config"][-1][1], True
-    elif environ.get(PREFIX + "CONFIG"):
-        file, must_exist = environ[PREFIX + "CONFIG"], True
-    if must_exist or os.path.exists(file):
-        _read_file(file, collected)
-    _read_environment(environ, collected, warnings)
+    if not from_argv.keys() & ONLY_PRINT:
+        file, must_exist = default_file, False
+        if "config" in from_argv:
+            file, must_exist = from_argv["config"][-1][1], True
+        elif environ.get(PREFIX + "CONFIG"):
+            file, must_exist = environ[PREFIX + "CONFIG"], True
+        if must_exist or os.path.exists(file):
+            _read_file(file, collected)
+        _read_environment(environ, collected, warnings)
     for name, given in from_argv.items():
         collected.set(name, given, "command line")
     for line in collected.values.get("compat_options", ()):
@@ -127,6 +132,8 @@ def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]
             elif name == "inode_file_handles" and value == "fallback":
                 warnings.append("--inode-file-handles=fallback is deprecated, write --inode-file-handles=prefer")
             found.setdefault(name, []).append((option, value))
+            if name in ENDS_READING:
+                return found, warnings
     return found, warnings
 
 

@@ -190,6 +190,15 @@ def test_text_on_stdout_and_status_0(word: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("word", ["--help", "--version", "--print-capabilities"])
+def test_text_and_status_0_whatever_file_and_environment_say(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('cache = "foo"\nsocket-group = "kvm"\n')
+    done = run(word, env={"FERRYFSD_CONFIG": str(file), "FERRYFSD_THREAD_POOL_SIZE": "many"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(word, env={}).stdout
+
+
 @pytest.mark.parametrize(
     ("level", "rust_log", "lines"),
     [("info", None, True), ("off", None, False), ("info", "error", False), ("off", "x", False)],

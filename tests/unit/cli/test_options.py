@@ -268,6 +268,31 @@ def test_environment_switches_and_lists() -> None:
         parse(environ={"FERRYFSD_XATTR": "perhaps"})
 
 
+@pytest.mark.parametrize("word", ["--help", "-h", "--version", "-V", "--print-capabilities"])
+def test_what_only_prints_asks_neither_file_nor_environment(tmp_path: Path, word: str) -> None:
+    """A manager that asks what the program can do gets its answer, whatever an administrator has written."""
+    file = tmp_path / "f.toml"
+    file.write_text("nonsense = = =\n")
+    environ = {"FERRYFSD_CACHE": "foo", "FERRYFSD_SOCKET_GROUP": "kvm", "FERRYFSD_CONFIG": str(file)}
+    for parsed in (
+        parse(word, environ=environ),
+        parse(word, file=str(file)),
+        parse(word, f"--config={file}"),
+        parse(f"--config={file}", word),
+    ):
+        assert parsed.options.socket_group is None
+        assert parsed.warnings == []
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version", "-V", "-fV"])
+def test_nothing_is_read_after_help_or_version(word: str) -> None:
+    options(word, "--bogus", "extra", "--cache")
+    with pytest.raises(OptionError, match="unknown option --bogus"):
+        options("--bogus", word)
+    with pytest.raises(OptionError, match="unknown option --bogus"):
+        options("--print-capabilities", "--bogus")
+
+
 def test_what_implies_xattr() -> None:
     for each in ("--posix-acl=auto", "--security-label", "--xattrmap=:ok:all:::", "--xattr"):
         assert options(each).uses_xattr()
