@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ferryfs.cli import options_rules, options_sources
+from ferryfs.cli import options_sources
 from ferryfs.cli.options import Options, SandboxMode, SeccompAction
 from ferryfs.errors import FerryError, OptionError
 from ferryfs.passthrough.config import HandleMode
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else OptionError.exit_code
-    options = options_sources.load([f"--shared-dir={argv[0]}", "--check", *argv[1:]], os.environ).options
-    options_rules.check(options)
-    return print_table(options)
+    parsed = options_sources.load([f"--shared-dir={argv[0]}", "--check", *argv[1:]], os.environ)
+    parsed.check()
+    return print_table(parsed.options)
 
 
 def print_table(options: Options) -> int:

@@ -17,7 +17,12 @@ _SOURCES = """\
 Where a value comes from, in order of precedence: the command line, a variable of the environment (`--shared-dir` is
 `FERRYFSD_SHARED_DIR`; several values are separated by spaces), the file of `--config` (TOML, a key is an option's name
 without dashes; switches are `true` or `false`, several values a list), the default. `ferryfsd --show-config` prints
-each value and its source."""
+each value and its source.
+
+An option that can't be used with one of a higher source is dropped, and the log says so: `--fd` on the command line
+takes the place of a `socket-path` in the file. What confines the guest (`--translate-uid`, `--modcaps`) is not dropped;
+there it is an error, which names the source. `--help`, `--version` and `--print-capabilities` look at the command line
+only."""
 
 PAGE = "man/ferryfsd.1"
 REFERENCE = "options.md"

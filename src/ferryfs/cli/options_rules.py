@@ -11,6 +11,23 @@ from ferryfs.passthrough.idmap import check_rules
 from ferryfs.passthrough.xattrmap import unterminated
 from ferryfs.sandbox import capabilities
 
+GIVES_WAY: dict[str, tuple[str, ...]] = {
+    "socket_path": ("fd",),
+    "socket_group": ("fd",),
+    "fd": ("socket_path",),
+    "posix_acl": ("translate_uid", "translate_gid"),
+    "uid_map": ("sandbox",),
+    "gid_map": ("sandbox",),
+    "sandbox": ("uid_map", "gid_map"),
+    "migration_verify_handles": ("migration_mode",),
+    "migration_confirm_paths": ("migration_mode",),
+    "migration_mode": ("migration_verify_handles", "migration_confirm_paths"),
+}
+"""An option, and those that it can't be used with: it is dropped where one of them comes from a higher source, as
+--fd of a manager's command line drops the socket-path of the host's file. Each excludes only with another value than
+its default. What confines the guest (--translate-uid, --modcaps) is not here: it must not vanish because of an option
+that says nothing about it, so there it stays an error."""
+
 
 def check(options: Options, uid: int | None = None) -> list[str]:
     """Raises ``OptionError`` for what can't be; returns warnings about what is allowed and perhaps not meant.
@@ -34,14 +51,14 @@ def check(options: Options, uid: int | None = None) -> list[str]:
 
 
 def _sockets(options: Options) -> None:
-    paths = options.socket_path is not None or options.socket is not None
+    path = options.socket_path is not None
     if options.print_capabilities and options.socket_group is not None:
         raise OptionError("--print-capabilities can't be used with --socket-group, leave one of them out")
-    if options.fd is not None and paths:
+    if options.fd is not None and path:
         raise OptionError("--fd can't be used with --socket-path, one socket is enough: leave one of them out")
     if options.fd is not None and options.socket_group is not None:
         raise OptionError("--fd can't be used with --socket-group, whoever made the socket sets its group")
-    if options.fd is None and not paths and not options.check:
+    if options.fd is None and not path and not options.check:
         raise OptionError("no socket was given, add --socket-path=PATH (or --fd=N for one that already listens)")
 
 

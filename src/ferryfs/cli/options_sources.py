@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ferryfs.cli import options_rules
 from ferryfs.cli.options import SHORT, Options, Row, key_of, table
 from ferryfs.cli.options_legacy import legacy_settings
 from ferryfs.cli.options_values import truth
@@ -18,6 +19,8 @@ from ferryfs.values import mutable
 
 DEFAULT_FILE = "/etc/ferryfs/ferryfsd.toml"
 PREFIX = "FERRYFSD_"
+COMMAND_LINE = "command line"
+ENVIRONMENT = "environment"
 ENDS_READING = frozenset(("help", "version"))
 """As clap: what stands behind them on the command line is not even looked at."""
 ONLY_PRINT = ENDS_READING | {"print_capabilities"}
@@ -28,12 +31,37 @@ FILE_MAX = 1 << 20
 
 @mutable
 class Parsed:
-    """The options, where each of them comes from, and what the user should be warned about once the log is up."""
+    """The options, where each of them comes from, and what the log should say of them once it is up."""
 
     options: Options
     origins: dict[str, str]
     texts: dict[str, list[str]]
     warnings: list[str]
+    notes: list[str]
+
+    def check(self, uid: int | None = None) -> list[str]:
+        """The rules across options: raises ``OptionError``, returns warnings; both say where an option comes from."""
+        try:
+            return [*self.warnings, *map(self.explain, options_rules.check(self.options, uid))]
+        except OptionError as error:
+            raise OptionError(self.explain(str(error))) from None
+
+    def explain(self, sentence: str) -> str:
+        """The sentence, and where the options that it names were set, if not on the command line.
+
+        Who typed ``--fd=3`` and reads about ``--socket-path`` must know which file to look into.
+        """
+        places: list[str] = []
+        for word in sentence.split():
+            option = word.strip("(),:;'").partition("=")[0]
+            name, _ = _spellings().get(option, ("", ""))
+            origin = self.origins.get(name, COMMAND_LINE)
+            if origin == COMMAND_LINE:
+                continue
+            place = f"{option} is " + (PREFIX + name.upper() if origin == ENVIRONMENT else f"set in {origin}")
+            if place not in places:
+                places.append(place)
+        return f"{sentence} ({', '.join(places)})" if places else sentence
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DEFAULT_FILE) -> Parsed:
@@ -50,14 +78,15 @@ def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DE
             _read_file(file, collected)
         _read_environment(environ, collected, warnings)
     for name, given in from_argv.items():
-        collected.set(name, given, "command line")
+        collected.set(name, given, COMMAND_LINE)
     for line in collected.values.get("compat_options", ()):
         for name, option, text, warning in legacy_settings(str(line)):
             if warning:
                 warnings.append(warning)
             if name:
-                collected.set(name, [(option, text)], "command line")
-    return Parsed(Options(**collected.final()), collected.origins, collected.texts, warnings)
+                collected.set(name, [(option, text)], COMMAND_LINE)
+    notes = collected.give_way()
+    return Parsed(Options(**collected.final()), collected.origins, collected.texts, warnings, notes)
 
 
 class _Collected:
@@ -73,14 +102,50 @@ class _Collected:
         wanted."""
         row = table()[name]
         parsed = [_parse(row, option, text) for option, text in given]
+        if name == "socket":
+            # The old name; where one source has both, the new one counts, as with virtiofsd.
+            name = "socket_path"
+            if self.origins.get(name) == origin:
+                return
         self.values[name] = tuple(parsed) if row.many else (parsed[-1],)
         self.texts[name] = [text for _, text in given] if row.many else [given[-1][1]]
         self.origins[name] = origin
 
+    def give_way(self) -> list[str]:
+        """Drop what an option of a higher source excludes; a sentence about each."""
+        notes = []
+        for name, others in options_rules.GIVES_WAY.items():
+            for other in others:
+                if self._excludes(other, name):
+                    notes.append(
+                        f"{key_of(name)} of the {_place(self.origins[name])} is not used, because the "
+                        f"{_place(self.origins[other])} has {key_of(other)}"
+                    )
+                    del self.values[name], self.texts[name], self.origins[name]
+        return notes
+
+    def _excludes(self, name: str, lower: str) -> bool:
+        defaults = Options()
+        for each in (name, lower):
+            if each not in self.values or self._final(each) == getattr(defaults, each):
+                return False
+        return _rank(self.origins[name]) > _rank(self.origins[lower])
+
     def final(self) -> dict[str, Any]:
         """The fields of ``Options``; each value has the type that its own row's parser returns."""
-        rows = table()
-        return {name: value if rows[name].many else value[0] for name, value in self.values.items()}
+        return {name: self._final(name) for name in self.values}
+
+    def _final(self, name: str) -> Any:
+        value = self.values[name]
+        return value if table()[name].many else value[0]
+
+
+def _rank(origin: str) -> int:
+    return {COMMAND_LINE: 2, ENVIRONMENT: 1}.get(origin, 0)
+
+
+def _place(origin: str) -> str:
+    return origin if _rank(origin) else f"file {origin}"
 
 
 def _parse(row: Row, option: str, text: str) -> object:
@@ -190,9 +255,9 @@ def _read_environment(environ: Mapping[str, str], collected: _Collected, warning
             # No error: Kubernetes sets variables named after every service (FERRYFSD_PORT, FERRYFSD_SERVICE_HOST).
             warnings.append(f"the environment variable {variable} names no option and is not used")
         elif row.many and text.split():
-            collected.set(name, [(variable, part) for part in text.split()], "environment")
+            collected.set(name, [(variable, part) for part in text.split()], ENVIRONMENT)
         elif not row.many:
-            collected.set(name, [(variable, text)], "environment")
+            collected.set(name, [(variable, text)], ENVIRONMENT)
 
 
 def _read_file(path: str, collected: _Collected) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from ferryfs.cli.options import SHORT, Options, Row, flag, key_of, table
+from ferryfs.cli.options import DEPRECATED, SHORT, Options, Row, flag, key_of, table
 from ferryfs.cli.options_sources import Parsed
 
 USAGE = "Usage: ferryfsd --shared-dir=DIR --socket-path=PATH [OPTIONS]"
@@ -103,7 +103,7 @@ def show_config(parsed: Parsed) -> str:
     """Each option's value and where it comes from."""
     rows = []
     for name, row in table().items():
-        if row.command_line_only:
+        if row.command_line_only or row.group == DEPRECATED:
             continue
         given = parsed.texts.get(name)
         text = ", ".join(given) if given else row.default_text or value_text(getattr(parsed.options, name))

@@ -37,7 +37,7 @@ def open_socket(options: Options) -> Listening:
     """Make or take over the socket that the front-end connects to."""
     if options.fd is not None:
         return Listening(vhost.adopt(options.fd), -1, boot_id())
-    path = options.socket_path if options.socket_path is not None else options.socket
+    path = options.socket_path
     if path is None:
         raise OptionError("no socket was given, add --socket-path=PATH")
     folder = os.path.dirname(path)

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from ferryfs.cli import options_rules, options_text
+from ferryfs.cli import options_text
 from ferryfs.cli.options import Options, SeccompAction
 from ferryfs.cli.options_sources import Parsed, load
 from ferryfs.errors import FerryError, OptionError
@@ -32,13 +32,13 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         if text is not None:
             _print(text)
             return 0
-        warnings = parsed.warnings + options_rules.check(parsed.options)
+        warnings = parsed.check()
     except OptionError as error:
         return _usage_error(str(error), bare=not argv)
     try:
-        return _start(parsed.options, environ, warnings)
+        return _start(parsed.options, environ, warnings, parsed.notes)
     except FerryError as error:
-        _LOG.error("%s", error)
+        _LOG.error("%s", parsed.explain(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         # Ctrl-C before there was anything to end in order.
@@ -60,7 +60,7 @@ def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
     return None
 
 
-def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]) -> int:
+def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str], notes: Sequence[str]) -> int:
     # Imported here: --version and the like don't need them. All of it before the sandbox closes.
     from ferryfs.cli import log, service
     from ferryfs.sandbox import _linux, confine, limits, root, seccomp
@@ -69,6 +69,8 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
     log.set_up(options, environ)
     for warning in warnings:
         _LOG.warning("%s", warning)
+    for note in notes:
+        _LOG.info("%s", note)
     if leaked:
         _LOG.debug("closed %d file descriptors that the parent process left open", leaked)
     if options.shared_dir is None:

@@ -168,6 +168,32 @@ def test_share_that_is_not_there() -> None:
     assert "--shared-dir=/does/not/exist: does not exist" in done.stderr
 
 
+def test_share_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """The sentence leads to the place that has to be changed."""
+    file = tmp_path / "f.toml"
+    file.write_text('shared-dir = "/does/not/exist"\n')
+    done = run("--socket-path=s", env={"FERRYFSD_CONFIG": str(file)})
+    assert done.returncode == 2
+    sentence = f"--shared-dir=/does/not/exist: does not exist, create it first (--shared-dir is set in {file})"
+    assert sentence in done.stderr
+
+
+def test_socket_of_a_manager_takes_the_place_of_the_hosts(start: Start, tmp_path: Path) -> None:
+    """libvirt and others pass --fd: a socket-path for the daemons of the host is no error then."""
+    file = tmp_path / "f.toml"
+    file.write_text('socket-path = "/run/ferry.sock"\nsocket-group = "daemon"\n')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "given"))
+        listening.listen()
+        daemon = start("--sandbox=none", f"--config={file}", f"--fd={listening.fileno()}", ready=False)
+        assert daemon.stderr is not None
+        said = daemon.stderr.readline()
+        assert f"INFO  ferryfsd] socket-path of the file {file} is not used" in said
+        wait_for_line(daemon.stderr)
+    connect(tmp_path / "given").close()
+    assert daemon.wait(30) == 0
+
+
 def test_capabilities_for_managers() -> None:
     done = run("--print-capabilities")
     assert done.returncode == 0

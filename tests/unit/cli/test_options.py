@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ferryfs.cli import options_rules, options_text
-from ferryfs.cli.options import LogLevel, Options, SandboxMode, SeccompAction, flag, table
+from ferryfs.cli.options import LogLevel, Options, SandboxMode, SeccompAction, flag, key_of, table
 from ferryfs.cli.options_sources import Parsed, load
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import CachePolicy, HandleMode, IdRange, Ternary, Unlinked
@@ -47,7 +47,8 @@ def test_defaults_are_virtiofsds() -> None:
 # Every option of `virtiofsd --help` of 1.14.0, in each of its spellings, and the field that it must set.
 VIRTIOFSD = [
     (["--tag", "fs"], "tag", "fs"),
-    (["--socket=/s"], "socket", "/s"),
+    (["--socket=/s"], "socket_path", "/s"),
+    (["--socket-path=/p", "--socket=/s"], "socket_path", "/p"),
     (["--socket-group", "kvm"], "socket_group", "kvm"),
     (["--fd=3"], "fd", 3),
     (["--thread-pool-size=64"], "thread_pool_size", 64),
@@ -224,6 +225,93 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
     shown = [line.split() for line in options_text.show_config(parsed).splitlines()]
     assert ["translate-uid", "map:0:1:1", str(file)] in shown
     assert ["xattr", "false", "default"] in shown
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "argv", "dropped", "kept"),
+    [
+        ({}, 'socket-path = "/f"', ["--fd=3"], "socket_path", "fd"),
+        ({}, 'socket = "/f"', ["--fd=3"], "socket_path", "fd"),
+        ({"SOCKET_PATH": "/e"}, "", ["--fd=3"], "socket_path", "fd"),
+        ({"FD": "3"}, 'socket-path = "/f"', [], "socket_path", "fd"),
+        ({"SOCKET_GROUP": "kvm"}, "", ["--fd=3"], "socket_group", "fd"),
+        ({"FD": "3"}, "", ["--socket-path=/c"], "fd", "socket_path"),
+        ({"FD": "3"}, "", ["--socket=/c"], "fd", "socket_path"),
+        ({"POSIX_ACL": "auto"}, "", ["--fd=3", "--translate-uid=map:0:0:1"], "posix_acl", "translate_uid"),
+        ({}, 'posix-acl = "always"', ["--fd=3", "--translate-gid=map:0:0:1"], "posix_acl", "translate_gid"),
+        ({"UID_MAP": ":0:1000:1:"}, "", ["--fd=3", "--sandbox=none"], "uid_map", "sandbox"),
+        ({}, 'gid-map = [":0:1000:1:"]', ["--fd=3", "--sandbox=none"], "gid_map", "sandbox"),
+        ({"SANDBOX": "none"}, "", ["--fd=3", "--uid-map=:0:1000:1:"], "sandbox", "uid_map"),
+        (
+            {},
+            "migration-verify-handles = true",
+            ["--fd=3", "--migration-mode=file-handles"],
+            "migration_verify_handles",
+            "migration_mode",
+        ),
+        (
+            {"MIGRATION_MODE": "file-handles"},
+            "",
+            ["--fd=3", "--migration-confirm-paths"],
+            "migration_mode",
+            "migration_confirm_paths",
+        ),
+    ],
+)
+def test_what_the_higher_source_excludes_is_dropped(
+    tmp_path: Path, environ: dict[str, str], file: str, argv: list[str], dropped: str, kept: str
+) -> None:
+    place = tmp_path / "f.toml"
+    place.write_text(file)
+    environ = {f"FERRYFSD_{name}": text for name, text in environ.items()}
+    parsed = parse("--shared-dir=/srv", *argv, environ=environ, file=str(place))
+    assert parsed.check(uid=1000) == (["--socket is deprecated, write --socket-path"] if "--socket=/c" in argv else [])
+    assert getattr(parsed.options, dropped) == getattr(Options(), dropped)
+    assert getattr(parsed.options, kept) != getattr(Options(), kept)
+    (note,) = parsed.notes
+    assert note.startswith(
+        f"{key_of(dropped)} of the {f'file {place}' if file else 'environment'} is not used, because"
+    )
+    assert note.endswith(f"{'command line' if argv else 'environment'} has {key_of(kept)}")
+    shown = {line.split()[0]: line.split()[-1] for line in options_text.show_config(parsed).splitlines()}
+    assert shown[key_of(dropped)] == "default"
+
+
+@pytest.mark.parametrize("argv", [["--translate-uid=map:0:0:1"], ["--fd=3", "--posix-acl=never"]])
+def test_what_excludes_nothing_drops_nothing(tmp_path: Path, argv: list[str]) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('posix-acl = "never"\ntranslate-uid = ["map:0:0:1"]\nmigration-confirm-paths = false\n')
+    parsed = parse("--migration-mode=file-handles", *argv, file=str(file))
+    assert parsed.notes == []
+    assert parsed.options.translate_uid
+
+
+def test_old_name_of_the_socket_on_the_command_line_wins_too() -> None:
+    parsed = parse("--socket=/c", environ={"FERRYFSD_SOCKET_PATH": "/e"})
+    assert parsed.options.socket_path == "/c"
+    assert parsed.origins["socket_path"] == "command line"
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "argv", "ends"),
+    [
+        # A translation confines the guest: it is not dropped for an option that doesn't speak of it.
+        ({}, 'translate-uid = ["map:0:0:1"]', ["--posix-acl"], "(--translate-uid is set in {file})"),
+        ({"TRANSLATE_GID": "map:0:0:1"}, "", ["--posix-acl"], "(--translate-gid is FERRYFSD_TRANSLATE_GID)"),
+        ({"MODCAPS": "-dac_read_search"}, "", ["--inode-file-handles=mandatory"], "(--modcaps is FERRYFSD_MODCAPS)"),
+        ({}, 'fd = 3\nsocket-group = "kvm"', [], "(--fd is set in {file}, --socket-group is set in {file})"),
+        ({}, 'translate-uid = ["map:0:0:9", "map:8:8:1"]', [], "(--translate-uid is set in {file})"),
+        ({"SANDBOX": "chroot"}, "", [], "(or --sandbox=none) (--sandbox is FERRYFSD_SANDBOX)"),
+    ],
+)
+def test_errors_name_the_source(tmp_path: Path, environ: dict[str, str], file: str, argv: list[str], ends: str) -> None:
+    place = tmp_path / "f.toml"
+    place.write_text(file)
+    words = ["--shared-dir=/srv", *argv, *([] if "fd" in file else ["--socket-path=/s"])]
+    parsed = parse(*words, environ={f"FERRYFSD_{name}": text for name, text in environ.items()}, file=str(place))
+    with pytest.raises(OptionError) as caught:
+        parsed.check(uid=1000)
+    assert str(caught.value).endswith(ends.format(file=place))
 
 
 @pytest.mark.parametrize(
