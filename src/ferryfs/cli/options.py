@@ -80,11 +80,15 @@ class Row(NamedTuple):
     metavar: str = ""
     many: bool = False  # may be given several times; all count, in order
     implicit: str | None = None  # the value of a bare --option; then a value needs the '='
-    on: str | None = "--"  # the switch that says yes; "--" is the field's name, None: there is none
-    off: str | None = None  # the switch that says no
+    on: str | None = "--"  # the switch that says yes, as --help has it; "--" is the field's name, None: it has none
+    off: str | None = None  # the switch that says no, where --help has it
     default_text: str = ""  # shown for a default that depends on the machine
     ours: bool = False  # not an option of virtiofsd
     command_line_only: bool = False  # neither in a file nor in the environment
+
+    def has_opposite(self) -> bool:
+        """Whether there is a ``--no-…`` of it: for every switch that a file can set, so that all can be undone."""
+        return self.parse is None and not self.command_line_only
 
 
 def _value(
@@ -436,7 +440,7 @@ class Options:
         GENERAL,
         "Read options from a TOML file",
         "A key is an option's name without the dashes. The command line wins over FERRYFSD_* variables, and these over "
-        "the file.",
+        "the file. /dev/null stands for no file.",
         default_text="/etc/ferryfs/ferryfsd.toml, where it exists",
         ours=True,
     )
@@ -473,8 +477,14 @@ class Options:
 
     def uses_xattr(self) -> bool:
         """Extended attributes are served: asked for, or implied by an option that can't do without."""
-        wanted = (self.posix_acl, self.security_label)
-        return self.xattr or bool(self.xattrmap) or any(mode is not Ternary.NEVER for mode in wanted)
+        return self.xattr or bool(self.implies_xattr())
+
+    def implies_xattr(self) -> str:
+        """The option, as it could be written, that can't do without extended attributes; empty if there is none."""
+        for option, mode in (("--posix-acl", self.posix_acl), ("--security-label", self.security_label)):
+            if mode is not Ternary.NEVER:
+                return f"{option}={mode.value}"
+        return "--xattrmap" if self.xattrmap else ""
 
     def share(self, guest_fd_limit: int) -> ShareConfig:
         """What the engine is told."""

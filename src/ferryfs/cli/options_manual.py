@@ -19,6 +19,11 @@ Where a value comes from, in order of precedence: the command line, a variable o
 without dashes; switches are `true` or `false`, several values a list), the default. `ferryfsd --show-config` prints
 each value and its source.
 
+Each switch has an opposite, `--no-xattr` for `--xattr` and `--readdirplus` for `--no-readdirplus`, with which the
+command line undoes what the environment or the file says. The last one counts. (virtiofsd has them for
+`--announce-submounts` and `--killpriv-v2`.) In the environment and the file both names work too. `--config=/dev/null`
+reads no file.
+
 An option that can't be used with one of a higher source is dropped, and the log says so: `--fd` on the command line
 takes the place of a `socket-path` in the file. What confines the guest (`--translate-uid`, `--modcaps`) is not dropped;
 there it is an error, which names the source. `--help`, `--version` and `--print-capabilities` look at the command line
@@ -71,6 +76,8 @@ def manual_page() -> str:
         "A vhost-user-fs back-end: a monitor connects to the socket, and its guest mounts the directory.",
         "The daemon ends with status 0 when the front-end goes or a signal ends it, 1 when this host lacks something,",
         "and 2 when the options are wrong.",
+        ".PP",
+        roff("Each switch has an opposite that undoes it: --no-xattr for --xattr, --readdirplus for --no-readdirplus."),
     ]
     group = ""
     for name, row in table().items():

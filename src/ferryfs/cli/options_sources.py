@@ -1,11 +1,13 @@
 """Options from where they come: the command line, ``FERRYFSD_*`` variables, a TOML file; in this order of precedence.
 
 The command line is read as virtiofsd reads it: ``--option value`` and ``--option=value``; given twice, the last
-counts; a later ``--no-option`` undoes an earlier ``--option``; the ``-o`` form is applied after all others.
+counts; a later ``--no-option`` undoes an earlier ``--option``, and what a file or the environment says (virtiofsd has
+that for two of its switches, here each has it); the ``-o`` form is applied after all others.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,8 +43,13 @@ class Parsed:
 
     def check(self, uid: int | None = None) -> list[str]:
         """The rules across options: raises ``OptionError``, returns warnings; both say where an option comes from."""
+        warnings = list(self.warnings)
+        if "xattr" in self.origins and not self.options.xattr and (implying := self.options.implies_xattr()):
+            warnings.append(
+                self.explain(f"--no-xattr has no effect with {implying}, which can't do without extended attributes")
+            )
         try:
-            return [*self.warnings, *map(self.explain, options_rules.check(self.options, uid))]
+            return [*warnings, *map(self.explain, options_rules.check(self.options, uid))]
         except OptionError as error:
             raise OptionError(self.explain(str(error))) from None
 
@@ -222,6 +229,7 @@ def _short_options(argument: str) -> list[tuple[str, str | None]]:
     return pending
 
 
+@functools.cache
 def _spellings() -> dict[str, tuple[str, str]]:
     """Every option as it can be written, to its field and, for a switch, what it sets."""
     spellings: dict[str, tuple[str, str]] = {}
@@ -230,11 +238,26 @@ def _spellings() -> dict[str, tuple[str, str]]:
             spellings[SHORT[name]] = (name, "true")
         if name.startswith("compat_"):
             continue
-        if row.on is not None:
-            spellings["--" + name.replace("_", "-")] = (name, "true")
-        if row.off is not None:
-            spellings[row.off] = (name, "false")
+        spellings["--" + key_of(name)] = (name, "true")
+        if row.has_opposite():
+            spellings["--no-" + key_of(name)] = (name, "false")
     return spellings
+
+
+@functools.cache
+def _keys() -> dict[str, tuple[str, bool]]:
+    """Every option as a key of the file, to its field and whether the key says the opposite of the field."""
+    keys: dict[str, tuple[str, bool]] = {}
+    for name, row in table().items():
+        if not row.command_line_only:
+            keys[key_of(name)] = (name, False)
+        if row.has_opposite():
+            keys["no-" + key_of(name)] = (name, True)
+    return keys
+
+
+def _opposite(row: Row, option: str, text: str) -> str:
+    return "false" if _parse(row, option, text) else "true"
 
 
 def _unknown(option: str, spellings: Mapping[str, object]) -> str:
@@ -245,15 +268,22 @@ def _unknown(option: str, spellings: Mapping[str, object]) -> str:
 
 
 def _read_environment(environ: Mapping[str, str], collected: _Collected, warnings: list[str]) -> None:
-    rows = table()
+    variables: dict[str, str] = {}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX):
             continue
-        name = variable.removeprefix(PREFIX).lower()
-        row = rows.get(name)
-        if row is None or row.command_line_only:
+        key = variable.removeprefix(PREFIX).lower().replace("_", "-")
+        if key not in _keys():
             # No error: Kubernetes sets variables named after every service (FERRYFSD_PORT, FERRYFSD_SERVICE_HOST).
             warnings.append(f"the environment variable {variable} names no option and is not used")
+            continue
+        name, negative = _keys()[key]
+        row = table()[name]
+        other = variables.setdefault(name, variable)
+        if other != variable:
+            raise OptionError(f"{other} and {variable} are the same option, leave one of them out")
+        if negative:
+            collected.set(name, [(variable, _opposite(row, variable, text))], ENVIRONMENT)
         elif row.many and text.split():
             collected.set(name, [(variable, part) for part in text.split()], ENVIRONMENT)
         elif not row.many:
@@ -277,17 +307,22 @@ def _read_file(path: str, collected: _Collected) -> None:
         settings = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--config {path!r}: is not TOML: {error}") from None
-    rows = table()
-    by_key = {key_of(name): name for name in rows}
+    keys: dict[str, str] = {}
     for key, value in settings.items():
-        name = by_key.get(key.replace("_", "-"))
-        if name is None or rows[name].command_line_only or name == "config":
+        name, negative = _keys().get(key.replace("_", "-"), ("", False))
+        if name in ("", "config"):
             raise OptionError(f"{path}: {key!r} is not an option, keys are option names such as shared-dir or cache")
+        other = keys.setdefault(name, key)
+        if other != key:
+            raise OptionError(f"{path}: {key_of(name)} is there twice, as {other} and {key}")
+        row = table()[name]
         where = f"{path}: {key} ="
         items = value if isinstance(value, list) else [value]
-        if isinstance(value, list) and not rows[name].many:
+        if isinstance(value, list) and not row.many:
             raise OptionError(f"{path}: {key} takes one value and not a list")
-        texts = [(where, _toml_text(where, item, rows[name])) for item in items]
+        texts = [(where, _toml_text(where, item, row)) for item in items]
+        if negative:
+            texts = [(where, _opposite(row, where, text)) for where, text in texts]
         if texts:
             collected.set(name, texts, path)
 

@@ -50,6 +50,7 @@ def help_text(more: bool = True) -> str:
         "",
         "Each option can also be set by an environment variable (--shared-dir by FERRYFSD_SHARED_DIR) and in",
         "a configuration file (see --config). Sizes take the suffixes K, M, G and T.",
+        "Each switch has an opposite: --no-xattr undoes --xattr, --readdirplus undoes --no-readdirplus.",
     ]
     return "\n".join(lines)
 

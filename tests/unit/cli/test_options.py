@@ -335,6 +335,12 @@ def test_wrong_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
+def test_no_file_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('tag = "x"\n')
+    assert parse("--config=/dev/null", file=str(file)).options == Options(config="/dev/null")
+
+
 def test_endless_file_is_refused() -> None:
     with pytest.raises(OptionError, match="larger than"):
         parse("--config=/dev/zero")
@@ -379,6 +385,78 @@ def test_nothing_is_read_after_help_or_version(word: str) -> None:
         options("--bogus", word)
     with pytest.raises(OptionError, match="unknown option --bogus"):
         options("--print-capabilities", "--bogus")
+
+
+SWITCHES = [name for name, row in table().items() if row.parse is None and not row.command_line_only]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_of_the_file_is_undone_on_the_command_line(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "f.toml"
+    for value, other in (("true", f"--no-{key_of(name)}"), ("false", f"--{key_of(name)}")):
+        file.write_text(f"{key_of(name)} = {value}\n")
+        assert getattr(parse(file=str(file)).options, name) is (value == "true")
+        assert getattr(parse(other, file=str(file)).options, name) is (value == "false")
+        # As with virtiofsd's pairs, the last counts.
+        assert getattr(options(f"--no-{key_of(name)}", f"--{key_of(name)}"), name) is True
+
+
+@pytest.mark.parametrize("word", ["--no-help", "--no-version", "--no-check", "--no-show-config", "--no-cache"])
+def test_what_is_no_switch_has_no_opposite(word: str) -> None:
+    with pytest.raises(OptionError, match=f"unknown option {word}"):
+        options(word)
+
+
+def test_attributes_that_are_implied_all_the_same() -> None:
+    parsed = parse(*NEEDED, "--no-xattr", environ={"FERRYFSD_POSIX_ACL": "auto"})
+    (warning,) = parsed.check(0)
+    assert warning == (
+        "--no-xattr has no effect with --posix-acl=auto, which can't do without extended attributes "
+        "(--posix-acl is FERRYFSD_POSIX_ACL)"
+    )
+    assert parse(*NEEDED, "--no-xattr").check(0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "readdirplus"), [("true", False), ("false", True)], ids=["no-readdirplus", "not-no-readdirplus"]
+)
+def test_switch_by_its_negative_name(tmp_path: Path, text: str, readdirplus: bool) -> None:
+    """The option is called --no-readdirplus, so its name in a file may be too."""
+    file = tmp_path / "f.toml"
+    file.write_text(f"no-readdirplus = {text}\nno_xattr = {text}\n")
+    of_file = parse(file=str(file))
+    of_environment = parse(environ={"FERRYFSD_NO_READDIRPLUS": text, "FERRYFSD_NO_XATTR": text})
+    for parsed in (of_file, of_environment):
+        assert parsed.options.readdirplus is readdirplus
+        assert parsed.options.xattr is readdirplus
+        assert parsed.warnings == []
+        shown = {line.split()[0]: line.split()[1] for line in options_text.show_config(parsed).splitlines()}
+        assert shown["readdirplus"] == str(readdirplus).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('no-readdirplus = "x"', "no-readdirplus = 'x': must be true or false, without quotes"),
+        ("no-readdirplus = true\nreaddirplus = true", "readdirplus is there twice, as no-readdirplus and readdirplus"),
+        ('shared-dir = "/a"\nshared_dir = "/b"', "shared-dir is there twice, as shared-dir and shared_dir"),
+        ("no-cache = true", "'no-cache' is not an option"),
+        ("no-help = true", "'no-help' is not an option"),
+    ],
+)
+def test_wrong_names_of_a_file(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        parse(f"--config={file}")
+    assert str(caught.value).startswith(f"{file}: {says}")
+
+
+def test_both_names_in_the_environment() -> None:
+    with pytest.raises(OptionError, match="FERRYFSD_NO_XATTR and FERRYFSD_XATTR are the same option, leave one of"):
+        parse(environ={"FERRYFSD_XATTR": "1", "FERRYFSD_NO_XATTR": "0"})
+    with pytest.raises(OptionError, match="FERRYFSD_NO_XATTR 'perhaps': must be true or false"):
+        parse(environ={"FERRYFSD_NO_XATTR": "perhaps"})
 
 
 def test_what_implies_xattr() -> None:
