@@ -83,7 +83,7 @@ def _share(shared: str) -> Line:
 
 def _files(options: Options) -> Line:
     def attempt() -> str:
-        files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
+        files = limits.set_file_limit(options.rlimit_nofile, options.pool_size())
         return f"{files.total} in all, {files.guest} for the guest"
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

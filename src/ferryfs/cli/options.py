@@ -34,6 +34,9 @@ from ferryfs.values import field, field_metadata, frozen
 
 T = TypeVar("T")
 
+POOL_MAX = 1024
+"""Most threads of ``--thread-pool-size``. A host has fewer disks than that, and each thread has a stack."""
+
 
 class SandboxMode(enum.Enum):
     """How the serving process is confined (``--sandbox``)."""
@@ -262,7 +265,12 @@ class Options:
         ours=True,
     )
     thread_pool_size: int = _value(
-        0, values.integer(0, 1024), "N", ACCESS, "Most threads that wait for blocking requests; 0 chooses by itself"
+        0,
+        values.integer(0, 2**64 - 1),
+        "N",
+        ACCESS,
+        "Most threads that wait for blocking requests; 0 chooses by itself",
+        f"More than {POOL_MAX} are not made.",
     )
 
     xattr: bool = _switch(ATTRIBUTES, "Extended attributes")
@@ -471,6 +479,10 @@ class Options:
     compat_debug: bool = _switch(DEPRECATED, "Same as --log-level=debug", command_line_only=True)
     compat_foreground: bool = _switch(DEPRECATED, "No effect", command_line_only=True)
 
+    def pool_size(self) -> int:
+        """How many threads may wait for blocking requests: ``--thread-pool-size`` takes any number, as virtiofsd."""
+        return min(self.thread_pool_size, POOL_MAX)
+
     def log_threshold(self) -> LogLevel:
         """The level after ``-d``."""
         return LogLevel.DEBUG if self.compat_debug else self.log_level
@@ -505,7 +517,7 @@ class Options:
             handles=self.inode_file_handles,
             preserve_noatime=self.preserve_noatime,
             allow_set_flags=self.allow_set_flags,
-            thread_pool_size=self.thread_pool_size,
+            thread_pool_size=self.pool_size(),
             guest_fd_limit=guest_fd_limit,
             uid_rules=self.translate_uid,
             gid_rules=self.translate_gid,

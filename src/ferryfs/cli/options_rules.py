@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ferryfs.cli.options import Options, SandboxMode
+from ferryfs.cli.options import POOL_MAX, Options, SandboxMode
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import MigrationMode, Ternary
 from ferryfs.passthrough.idmap import check_rules
@@ -47,6 +47,8 @@ def check(options: Options, uid: int | None = None) -> list[str]:
         warnings.append(f"--xattrmap has no last rule for the {side} side, names {names} where no rule matches")
     if options.num_request_queues != 1 and options.tag is None:
         warnings.append("--num-request-queues has no effect without --tag, the front-end decides alone")
+    if options.thread_pool_size > POOL_MAX:
+        warnings.append(f"--thread-pool-size={options.thread_pool_size}: {POOL_MAX} threads are as many as it makes")
     return warnings
 
 

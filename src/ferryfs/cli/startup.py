@@ -89,7 +89,7 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
         )
     os.umask(0)
     _linux.set_thread_name(b"ferryfsd")
-    files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
+    files = limits.set_file_limit(options.rlimit_nofile, options.pool_size())
     if options.rlimit_core is not None:
         limits.set_core_limit(options.rlimit_core)
     listening = service.open_socket(options)

@@ -464,6 +464,18 @@ def test_what_implies_xattr() -> None:
         assert options(each).uses_xattr()
 
 
+@pytest.mark.parametrize(("size", "bounded"), [("1024", 1024), ("1025", 1024), (str(2**64 - 1), 1024), ("0", 0)])
+def test_pool_has_a_bound_and_its_option_has_none(size: str, bounded: int) -> None:
+    """virtiofsd takes every number that a machine word holds."""
+    given = options(*NEEDED, f"--thread-pool-size={size}")
+    assert given.share(0).thread_pool_size == given.pool_size() == bounded
+    warnings = options_rules.check(given, 0)
+    if int(size) > 1024:
+        assert warnings == [f"--thread-pool-size={size}: 1024 threads are as many as it makes"]
+    else:
+        assert warnings == []
+
+
 def test_share_and_migration_carry_every_option() -> None:
     given = options("--cache=never", "--readonly", "--migration-unlinked=lost", "--migration-unlinked-limit=1G")
     share = given.share(1000)
