@@ -379,7 +379,7 @@ def test_capability_that_is_missing(share: Path, tmp_path: Path, without: str, o
 def test_too_few_files(share: Path, tmp_path: Path) -> None:
     done = run(f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--rlimit-nofile=300")
     assert done.returncode == 2
-    assert "--rlimit-nofile: 300 open files are too few, the daemon itself needs" in done.stderr
+    assert "--rlimit-nofile=300: 300 open files are too few, the daemon itself needs" in done.stderr
 
 
 @as_root
