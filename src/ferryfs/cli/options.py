@@ -483,10 +483,6 @@ class Options:
         """How many threads may wait for blocking requests: ``--thread-pool-size`` takes any number, as virtiofsd."""
         return min(self.thread_pool_size, POOL_MAX)
 
-    def log_threshold(self) -> LogLevel:
-        """The level after ``-d``."""
-        return LogLevel.DEBUG if self.compat_debug else self.log_level
-
     def uses_xattr(self) -> bool:
         """Extended attributes are served: asked for, or implied by an option that can't do without."""
         return self.xattr or bool(self.implies_xattr())

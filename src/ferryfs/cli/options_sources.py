@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferryfs.cli import options_rules
-from ferryfs.cli.options import SHORT, Options, Row, key_of, table
+from ferryfs.cli.options import SHORT, LogLevel, Options, Row, key_of, table
 from ferryfs.cli.options_legacy import legacy_settings
 from ferryfs.cli.options_values import truth
 from ferryfs.errors import OptionError
@@ -92,6 +92,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DE
                 warnings.append(warning)
             if name:
                 collected.set(name, [(option, text)], COMMAND_LINE)
+    if "compat_debug" in from_argv:
+        # As with virtiofsd, whatever --log-level says.
+        collected.set("log_level", [("-d", LogLevel.DEBUG.value)], COMMAND_LINE)
     notes = collected.give_way()
     return Parsed(Options(**collected.final()), collected.origins, collected.texts, warnings, notes)
 

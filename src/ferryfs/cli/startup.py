@@ -28,7 +28,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The daemon from start to end; returns the exit status."""
     try:
         parsed = load(argv, environ)
-        text = _text_wanted(argv, parsed)
+        text = _text_wanted(argv, environ, parsed)
         if text is not None:
             _print(text)
             return 0
@@ -45,7 +45,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 128 + signal.SIGINT
 
 
-def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
+def _text_wanted(argv: Sequence[str], environ: Mapping[str, str], parsed: Parsed) -> str | None:
     options = parsed.options
     if options.help:
         return options_text.help_text(more="-h" not in argv)
@@ -56,7 +56,7 @@ def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
             raise OptionError("--print-capabilities can't be used with --socket-group, leave one of them out")
         return options_text.capabilities_text()
     if options.show_config:
-        return options_text.show_config(parsed)
+        return options_text.show_config(parsed, environ)
     return None
 
 

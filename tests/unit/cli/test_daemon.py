@@ -258,11 +258,12 @@ def test_json_log_is_an_object_a_line(start: Start) -> None:
 def test_show_config_names_the_source(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text('cache = "always"\n')
-    done = run(f"--config={file}", "--show-config", "--xattr", env={"FERRYFSD_READONLY": "1"})
+    done = run(f"--config={file}", "--show-config", "--xattr", env={"FERRYFSD_READONLY": "1", "RUST_LOG": "warn"})
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     assert rows["cache"] == ["always", str(file)]
     assert rows["readonly"] == ["1", "environment"]
     assert rows["xattr"] == ["true", "command", "line"]
+    assert rows["log-level"] == ["warn", "RUST_LOG"]
 
 
 def test_readiness_is_told_to_systemd(share: Path, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
         "readdirplus": str(file),
         "translate_uid": str(file),
     }
-    shown = [line.split() for line in options_text.show_config(parsed).splitlines()]
+    shown = [line.split() for line in options_text.show_config(parsed, {}).splitlines()]
     assert ["translate-uid", "map:0:1:1", str(file)] in shown
     assert ["xattr", "false", "default"] in shown
 
@@ -273,7 +273,7 @@ def test_what_the_higher_source_excludes_is_dropped(
         f"{key_of(dropped)} of the {f'file {place}' if file else 'environment'} is not used, because"
     )
     assert note.endswith(f"{'command line' if argv else 'environment'} has {key_of(kept)}")
-    shown = {line.split()[0]: line.split()[-1] for line in options_text.show_config(parsed).splitlines()}
+    shown = {line.split()[0]: line.split()[-1] for line in options_text.show_config(parsed, {}).splitlines()}
     assert shown[key_of(dropped)] == "default"
 
 
@@ -430,7 +430,7 @@ def test_switch_by_its_negative_name(tmp_path: Path, text: str, readdirplus: boo
         assert parsed.options.readdirplus is readdirplus
         assert parsed.options.xattr is readdirplus
         assert parsed.warnings == []
-        shown = {line.split()[0]: line.split()[1] for line in options_text.show_config(parsed).splitlines()}
+        shown = {line.split()[0]: line.split()[1] for line in options_text.show_config(parsed, {}).splitlines()}
         assert shown["readdirplus"] == str(readdirplus).lower()
 
 
@@ -474,6 +474,30 @@ def test_pool_has_a_bound_and_its_option_has_none(size: str, bounded: int) -> No
         assert warnings == [f"--thread-pool-size={size}: 1024 threads are as many as it makes"]
     else:
         assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "key", "shown"),
+    [
+        (["-d"], {}, "log-level", "debug command line"),
+        (["-d", "--log-level=warn", "-o", "loglevel=err"], {}, "log-level", "debug command line"),
+        (["-d"], {"RUST_LOG": "trace"}, "log-level", "trace RUST_LOG"),
+        ([], {"RUST_LOG": "virtiofsd=warn,vhost=trace"}, "log-level", "warn RUST_LOG"),
+        ([], {"RUST_LOG": "vhost=trace"}, "log-level", "info default"),
+        # Only the log on stderr listens to it.
+        (["--syslog"], {"RUST_LOG": "trace"}, "log-level", "info default"),
+        (["--socket=/x"], {}, "socket-path", "/x command line"),
+        (["--posix-acl"], {}, "xattr", "true implied by --posix-acl=always"),
+        (["--no-xattr"], {"FERRYFSD_SECURITY_LABEL": "auto"}, "xattr", "true implied by --security-label=auto"),
+        (["--xattrmap=:ok:all:::"], {}, "xattr", "true implied by --xattrmap"),
+        (["--xattr", "--posix-acl"], {}, "xattr", "true command line"),
+        (["--thread-pool-size=2000"], {}, "thread-pool-size", "2000 command line"),
+    ],
+)
+def test_what_holds_is_shown(argv: list[str], environ: dict[str, str], key: str, shown: str) -> None:
+    text = options_text.show_config(parse(*argv, environ=environ), environ)
+    assert {" ".join(line.split()) for line in text.splitlines() if line.startswith(f"{key} ")} == {f"{key} {shown}"}
+    assert not [line for line in text.splitlines() if line.startswith("socket ")]
 
 
 def test_share_and_migration_carry_every_option() -> None:
