@@ -15,9 +15,9 @@ from ferryfs.cli.options_text import default_text, spelling
 
 _SOURCES = """\
 Where a value comes from, in order of precedence: the command line, a variable of the environment (`--shared-dir` is
-`FERRYFSD_SHARED_DIR`; several values are separated by spaces), the file of `--config` (TOML, a key is an option's name
-without dashes; switches are `true` or `false`, several values a list), the default. `ferryfsd --show-config` prints
-each value and its source.
+`FERRYFSD_SHARED_DIR`; several values are separated by spaces, an empty one counts as not set), the file of `--config`
+(TOML, a key is an option's name without dashes; switches are `true` or `false`, several values a list), the default.
+`ferryfsd --show-config` prints each value and its source.
 
 Each switch has an opposite, `--no-xattr` for `--xattr` and `--readdirplus` for `--no-readdirplus`, with which the
 command line undoes what the environment or the file says. The last one counts. (virtiofsd has them for

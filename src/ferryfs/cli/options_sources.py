@@ -280,6 +280,9 @@ def _read_environment(environ: Mapping[str, str], collected: _Collected, warning
             # No error: Kubernetes sets variables named after every service (FERRYFSD_PORT, FERRYFSD_SERVICE_HOST).
             warnings.append(f"the environment variable {variable} names no option and is not used")
             continue
+        if not text:
+            # As where nobody sets it: a service's file or a compose file clears a variable like this.
+            continue
         name, negative = _keys()[key]
         row = table()[name]
         other = variables.setdefault(name, variable)

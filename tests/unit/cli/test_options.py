@@ -351,6 +351,13 @@ def test_environment_of_kubernetes_is_only_warned_about() -> None:
     assert parsed.warnings == ["the environment variable FERRYFSD_SERVICE_HOST names no option and is not used"]
 
 
+def test_empty_variables_are_as_none() -> None:
+    """So a service's `Environment=` or a compose file without a value leaves an option alone."""
+    parsed = parse(environ={f"FERRYFSD_{name.upper()}": "" for name in ("config", "cache", "xattr", "uid_map", "fd")})
+    assert parsed.options == Options()
+    assert parsed.origins == {}
+
+
 def test_environment_switches_and_lists() -> None:
     given = parse(
         environ={"FERRYFSD_XATTR": "yes", "FERRYFSD_ANNOUNCE_SUBMOUNTS": "0", "FERRYFSD_UID_MAP": ":0:1:1: :1:2:3:"}
