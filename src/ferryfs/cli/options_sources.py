@@ -7,6 +7,7 @@ that for two of its switches, here each has it); the ``-o`` form is applied afte
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -76,13 +77,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str], default_file: str = DE
     collected = _Collected()
     from_argv, warnings = _read_arguments(argv)
     if not from_argv.keys() & ONLY_PRINT:
-        file, must_exist = default_file, False
         if "config" in from_argv:
-            file, must_exist = from_argv["config"][-1][1], True
+            _read_file(from_argv["config"][-1][1], "--config=", collected)
         elif environ.get(PREFIX + "CONFIG"):
-            file, must_exist = environ[PREFIX + "CONFIG"], True
-        if must_exist or os.path.exists(file):
-            _read_file(file, collected)
+            _read_file(environ[PREFIX + "CONFIG"], f"{PREFIX}CONFIG=", collected)
+        elif os.path.exists(default_file):
+            _read_file(default_file, "the file ", collected)
         _read_environment(environ, collected, warnings)
     for name, given in from_argv.items():
         collected.set(name, given, COMMAND_LINE)
@@ -173,14 +173,20 @@ def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]
     found: dict[str, list[tuple[str, str]]] = {}
     warnings: list[str] = []
     arguments = iter(argv)
+    before = ""
     for argument in arguments:
-        if argument.startswith("--") and len(argument) > 2:
+        if argument == "--":
+            for word in arguments:
+                raise OptionError(_misplaced(word, argument))
+            break
+        if argument.startswith("--"):
             option, equals, text = argument.partition("=")
             pending = [(option, text if equals else None)]
         elif argument.startswith("-") and len(argument) > 1:
             pending = _short_options(argument)
         else:
-            raise OptionError(f"unexpected argument {argument!r}, options begin with -- (try --shared-dir={argument})")
+            raise OptionError(_misplaced(argument, before))
+        before = argument
         for option, attached in pending:
             if option not in spellings:
                 raise OptionError(_unknown(option, spellings))
@@ -198,7 +204,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]
             else:
                 value = next(arguments, None)
                 # As clap: what looks like a long option is not taken for a value.
-                if value is None or (value.startswith("--") and len(value) > 2):
+                if value is None or value.startswith("--"):
                     raise OptionError(f"{option} needs a value, write {option}={row.metavar}")
             if name in ("socket", "compat_debug", "compat_foreground"):
                 warnings.append(_DEPRECATED[name])
@@ -210,6 +216,19 @@ def _read_arguments(argv: Sequence[str]) -> tuple[dict[str, list[tuple[str, str]
             if name in ENDS_READING:
                 return found, warnings
     return found, warnings
+
+
+def _misplaced(word: str, before: str) -> str:
+    """What to say about a word that is no option and stands behind the argument ``before``."""
+    name, _ = _spellings().get(before, ("", ""))
+    row = table().get(name)
+    if row is not None and row.implicit is not None:
+        with contextlib.suppress(OptionError):
+            _parse(row, before, word)
+            return f"unexpected argument {word!r}, write {before}={word}"
+    if before == "--" and word.startswith("-"):
+        return f"unexpected argument {word!r}, nothing is read after a lone --"
+    return f"unexpected argument {word!r}, options begin with -- (try --shared-dir={word})"
 
 
 _DEPRECATED = {
@@ -227,6 +246,9 @@ def _short_options(argument: str) -> list[tuple[str, str | None]]:
         letter = "-" + argument[index]
         if letter in takes_value and index + 1 < len(argument):
             pending.append((letter, argument[index + 1 :].removeprefix("=")))
+            break
+        if argument[index + 1 : index + 2] == "=":
+            pending.append((letter, argument[index + 2 :]))
             break
         pending.append((letter, None))
     return pending
@@ -296,7 +318,8 @@ def _read_environment(environ: Mapping[str, str], collected: _Collected, warning
             collected.set(name, [(variable, text)], ENVIRONMENT)
 
 
-def _read_file(path: str, collected: _Collected) -> None:
+def _read_file(path: str, named: str, collected: _Collected) -> None:
+    """``named`` is how the file was chosen, as the beginning of a sentence about it."""
     # Only who has a file pays for the parser.
     import tomllib
 
@@ -304,15 +327,13 @@ def _read_file(path: str, collected: _Collected) -> None:
         with open(path, "rb") as file:
             content = file.read(FILE_MAX + 1)
     except OSError as error:
-        raise OptionError(f"--config {path!r}: can't be read: {error.strerror}") from None
+        raise OptionError(f"{named}{path}: can't be read: {error.strerror}") from None
     if len(content) > FILE_MAX:
-        raise OptionError(
-            f"--config {path!r}: is larger than {FILE_MAX} bytes, it can't be a configuration of ferryfsd"
-        )
+        raise OptionError(f"{named}{path}: is larger than {FILE_MAX} bytes, it can't be a configuration of ferryfsd")
     try:
         settings = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"--config {path!r}: is not TOML: {error}") from None
+        raise OptionError(f"{named}{path}: is not TOML: {error}") from None
     keys: dict[str, str] = {}
     for key, value in settings.items():
         name, negative = _keys().get(key.replace("_", "-"), ("", False))
@@ -334,12 +355,19 @@ def _read_file(path: str, collected: _Collected) -> None:
 
 
 def _toml_text(where: str, value: object, row: Row) -> str:
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
     if row.parse is None:
         if not isinstance(value, bool):
-            raise OptionError(f"{where} {value!r}: must be true or false, without quotes")
-        return "true" if value else "false"
+            raise OptionError(f"{where} {shown}: must be true or false, without quotes")
+        return shown
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise OptionError(f"{where} {value!r}: must be {'a list of texts' if row.many else 'a text or a number'}")
+    if isinstance(value, bool) and not row.many:
+        try:
+            row.parse(shown)
+        except OptionError as error:
+            # Says more, such as the words that are right.
+            raise OptionError(f"{where} {shown}: {error}") from None
+    raise OptionError(f"{where} {shown}: must be {'a list of texts' if row.many else 'a text or a number'}")

@@ -123,7 +123,17 @@ def test_option_of_virtiofsd(argv: list[str], field: str, value: object) -> None
         (["--socket-path", "--shared-dir=/srv"], "--socket-path needs a value"),
         (["-o"], "-o needs a value"),
         (["extra"], "unexpected argument 'extra'"),
-        (["--posix-acl", "auto"], "unexpected argument 'auto'"),
+        (["--posix-acl", "auto"], "unexpected argument 'auto', write --posix-acl=auto"),
+        (["--security-label", "Always"], "unexpected argument 'Always', write --security-label=Always"),
+        (["--posix-acl", "/srv"], "unexpected argument '/srv', options begin with -- (try --shared-dir=/srv)"),
+        (["--", "/srv"], "unexpected argument '/srv', options begin with -- (try --shared-dir=/srv)"),
+        (["--", "--xattr"], "unexpected argument '--xattr', nothing is read after a lone --"),
+        (["--tag", "--"], "--tag needs a value, write --tag=TAG"),
+        (["-f=1"], "-f takes no value, leave out '=1'"),
+        (["-df=1"], "-f takes no value, leave out '=1'"),
+        (["-=1"], "unknown option -="),
+        (["-o", ""], "-o '': has an empty part, write parts such as cache=auto, with one comma between two"),
+        (["-o", "xattr,"], "-o 'xattr,': has an empty part"),
         (["--posix-acl=on"], "--posix-acl 'on': must be one of never, auto, always"),
         (["--tag="], "must be 1 to 36 bytes"),
         (["--tag=" + "é" * 19], "it has 38"),
@@ -135,7 +145,8 @@ def test_option_of_virtiofsd(argv: list[str], field: str, value: object) -> None
         (["--uid-map=:0:0:1"], "must be written :INSIDE:OUTSIDE:COUNT:"),
         (["--uid-map=:0:0:0:"], "must have a count of at least 1"),
         (["--translate-uid=foo:1:2:3"], "unknown type"),
-        (["--xattrmap=foo"], "rule 1 ends in its type"),
+        (["--xattrmap=foo"], "rule 1 ends in its type, write it as :TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:"),
+        (["--xattrmap=/ok/all/"], "rule 1 ends in its key, write it as /TYPE/SCOPE/KEY/PREPEND/ or /map/KEY/PREPEND/"),
         (["--migration-unlinked-limit=much"], "must be a size such as"),
         (["--negative-timeout=nan"], "must be a number of seconds"),
         (["-o", "foo=bar"], "-o foo=bar: is unknown"),
@@ -318,7 +329,11 @@ def test_errors_name_the_source(tmp_path: Path, environ: dict[str, str], file: s
     ("text", "says"),
     [
         ("shared_folder = 1", "'shared_folder' is not an option"),
-        ("cache = true", "must be a text or a number"),
+        ("cache = true", "cache = true: must be one of never, metadata, auto, always"),
+        ("posix-acl = true", "posix-acl = true: must be one of never, auto, always"),
+        ("rlimit-nofile = false", "rlimit-nofile = false: must be a whole number"),
+        ("tag = true", "tag = true: must be a text or a number"),
+        ("uid-map = [true]", "uid-map = true: must be a list of texts"),
         ('cache = ["a"]', "takes one value and not a list"),
         ('xattr = "yes"', "must be true or false, without quotes"),
         ("translate-uid = [1.5]", "unknown type"),
@@ -333,6 +348,22 @@ def test_wrong_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse(f"--config={file}")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "file", "begins"),
+    [
+        (["--config=/none"], {}, "", "--config=/none: can't be read: No such"),
+        ([], {"FERRYFSD_CONFIG": "/none"}, "", "FERRYFSD_CONFIG=/none: can't be read: No such"),
+        ([], {}, "/proc/self/fd", "the file /proc/self/fd: can't be read: Is a directory"),
+        ([], {}, "/bin/sh", "the file /bin/sh: is not TOML: "),
+    ],
+)
+def test_file_that_is_none(argv: list[str], environ: dict[str, str], file: str, begins: str) -> None:
+    """Who named it is in the sentence: nobody who typed no --config should look for it in his words."""
+    with pytest.raises(OptionError) as caught:
+        parse(*argv, environ=environ, file=file)
+    assert str(caught.value).startswith(begins)
 
 
 def test_no_file_at_all(tmp_path: Path) -> None:
@@ -481,6 +512,10 @@ def test_pool_has_a_bound_and_its_option_has_none(size: str, bounded: int) -> No
         assert warnings == [f"--thread-pool-size={size}: 1024 threads are as many as it makes"]
     else:
         assert warnings == []
+
+
+def test_lone_dashes_end_the_options() -> None:
+    assert options(*NEEDED, "--") == options(*NEEDED)
 
 
 @pytest.mark.parametrize(
