@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ferryfs.cli import options_sources
 from ferryfs.cli.options import Options, SandboxMode, SeccompAction
+from ferryfs.cli.options_text import print_text
 from ferryfs.errors import FerryError, OptionError
 from ferryfs.passthrough.config import HandleMode
 from ferryfs.sandbox import _linux, capabilities, limits, namespace, root, seccomp
@@ -53,10 +53,8 @@ def print_table(options: Options) -> int:
     """Print the table; 0 when a start with these options would work, else 1."""
     lines = list(check_lines(options))
     width = max(len(line.subject) for line in lines)
-    for line in lines:
-        print(f"{line.verdict:<6}  {line.subject:<{width}}  {line.text}")
-    sys.stdout.flush()
-    return int(any(line.verdict == FAILED for line in lines))
+    status = print_text("\n".join(f"{line.verdict:<6}  {line.subject:<{width}}  {line.text}" for line in lines))
+    return int(status or any(line.verdict == FAILED for line in lines))
 
 
 def check_lines(options: Options) -> Iterator[Line]:

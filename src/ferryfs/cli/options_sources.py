@@ -327,7 +327,7 @@ def _read_file(path: str, named: str, collected: _Collected) -> None:
         with open(path, "rb") as file:
             content = file.read(FILE_MAX + 1)
     except OSError as error:
-        raise OptionError(f"{named}{path}: can't be read: {error.strerror}") from None
+        raise OptionError(f"{named}{path}: can't be read: {error.strerror} (--config=/dev/null reads none)") from None
     if len(content) > FILE_MAX:
         raise OptionError(f"{named}{path}: is larger than {FILE_MAX} bytes, it can't be a configuration of ferryfsd")
     try:

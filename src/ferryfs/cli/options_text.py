@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
+import sys
 from collections.abc import Mapping
 
 from ferryfs.cli.options import DEPRECATED, SHORT, Options, Row, flag, key_of, table
@@ -122,6 +124,21 @@ def show_config(parsed: Parsed, environ: Mapping[str, str]) -> str:
     first = max(len(row[0]) for row in rows)
     second = min(40, max(len(row[1]) for row in rows))
     return "\n".join(f"{key:<{first}}  {value:<{second}}  {origin}" for key, value, origin in rows)
+
+
+def print_text(text: str) -> int:
+    """Print what was asked for; the exit status."""
+    status = 0
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left has nobody to read it, now and when the stream is flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # ferryfsd --help | head has what it wants.
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output can't be written: {error.strerror}", file=sys.stderr)
+            status = 1
+    return status
 
 
 def _wrapped(text: str) -> list[str]:

@@ -216,6 +216,15 @@ def test_text_on_stdout_and_status_0(word: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "--shared-dir=. --check"])
+def test_text_that_can_not_be_written(words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, *words.split()], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: standard output can't be written: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("word", ["--help", "--version", "--print-capabilities"])
 def test_text_and_status_0_whatever_file_and_environment_say(tmp_path: Path, word: str) -> None:
     file = tmp_path / "f.toml"
@@ -392,6 +401,21 @@ def test_xattr_on_a_file_system_without(start: Start, share: Path) -> None:
     daemon = start("--sandbox=none", "--xattr", ready=False)
     assert daemon.stderr is not None
     assert f"--xattr: the file system of {share} has no extended attributes for users" in daemon.stderr.readline()
+
+
+@as_root
+@pytest.mark.usefixtures("without_xattrs")
+def test_what_implies_xattr_on_a_file_system_without(share: Path, tmp_path: Path) -> None:
+    """Nobody has typed --xattr: the sentence is about the option that was."""
+    file = tmp_path / "f.toml"
+    file.write_text('posix-acl = "auto"\n')
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none"]
+    with subprocess.Popen([*words, f"--config={file}"], stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        said = daemon.stderr.readline()
+        daemon.terminate()
+    assert f"--posix-acl=auto: the file system of {share} has no extended attributes for users" in said
+    assert said.endswith(f"(--posix-acl is set in {file})\n")
 
 
 def test_front_end_that_is_too_old_to_migrate(start: Start, tmp_path: Path) -> None:
