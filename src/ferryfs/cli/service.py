@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -44,6 +45,25 @@ def open_socket(options: Options) -> Listening:
     if folder and not os.path.isdir(folder):
         raise OptionError(f"--socket-path={path}: there is no directory {folder}, create it first")
     return Listening(*vhost.listen(path, _group_id(options.socket_group)), boot_id())
+
+
+def try_socket(options: Options) -> str:
+    """What ``open_socket`` would do, for ``--check``: leaves nothing behind. Not where there is a socket already."""
+    path = options.socket_path
+    if path is None:
+        open_socket(options).socket.close()
+        return f"--fd={options.fd} listens"
+    pid_file = f"{path}.pid"
+    # A daemon that runs may hold it.
+    keep = os.path.lexists(pid_file)
+    try:
+        open_socket(options).socket.close()
+        os.unlink(path)
+    finally:
+        if not keep:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(pid_file)
+    return f"{path} can be made"
 
 
 def _group_id(name: str | None) -> int | None:

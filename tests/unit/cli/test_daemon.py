@@ -453,6 +453,59 @@ def test_check_prints_a_table_and_serves_nothing(share: Path) -> None:
     assert all(line.split()[0] in ("ok", "note", "failed") for line in done.stdout.splitlines())
 
 
+@as_root
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--socket-path={tmp}/none/s", "--socket-path={tmp}/none/s: there is no directory {tmp}/none, create it first"),
+        ("--socket-path={tmp}/file", "{tmp}/file exists and is not a socket: choose another --socket-path, or remove"),
+        ("--socket-path={tmp}/" + "x" * 120, "The socket {tmp}/" + "x" * 120 + " can't be made: "),
+        ("--socket-path={tmp}/s --socket-group=nobody-has-it", "--socket-group=nobody-has-it: there is no such group"),
+        ("--fd=77", "--fd=77 is not a socket: Bad file descriptor."),
+        ("--modcaps=+sys_boot", "--modcaps=+sys_boot: ferryfsd was started without CAP_SYS_BOOT, start it with that"),
+        ("--rlimit-core=1G", "--rlimit-core=1073741824: is above the limit 0 of whoever starts ferryfsd"),
+    ],
+)
+def test_check_finds_what_the_start_finds(share: Path, tmp_path: Path, options: str, says: str) -> None:
+    """The same sentence of both, and status 0 of neither; and nothing is left of the attempt."""
+    (tmp_path / "file").touch()
+    words = [option.format(tmp=tmp_path) for option in options.split()]
+    if "--fd" not in options and "--socket-path" not in options:
+        words.append(f"--socket-path={tmp_path / 's'}")
+    without = ["setpriv", "--bounding-set=-sys_boot,-sys_resource"]
+    command = ["prlimit", "--core=0", *without, *COMMAND, f"--shared-dir={share}", "--sandbox=none", *words]
+    files = sorted(tmp_path.iterdir())
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, timeout=30)
+    assert sorted(tmp_path.iterdir()) == files
+    started = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert says.format(tmp=tmp_path) in started.stderr
+    assert [
+        line for line in checked.stdout.splitlines() if line.startswith("failed ") and says.format(tmp=tmp_path) in line
+    ]
+    assert checked.returncode == 1
+
+
+def test_check_leaves_a_socket_that_is_there_alone(share: Path, tmp_path: Path) -> None:
+    """A daemon of one connection that waits there must not take the attempt for its front-end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        listening.setblocking(False)
+        done = run(f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none", "--check")
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert done.returncode == 0
+    assert "note    socket" in done.stdout
+
+
+@as_root
+def test_check_of_handles_without_their_capability(share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--check", "--modcaps=-dac_read_search")
+    assert done.returncode == 0
+    assert "note    file handles" in done.stdout
+    assert "not used: --modcaps=-dac_read_search takes away what opens them" in done.stdout
+
+
 DEFAULT_FILE = """
 mkdir -p extra/ferryfs && printf 'cache = "always"\\nxattr = true\\n' >extra/ferryfs/ferryfsd.toml
 mount -t overlay -o lowerdir=extra:/etc none /etc
