@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from namespaces import needs_mounts, with_mounts
 
-from ferryfs.cli.options import flag, table
+from ferryfs.cli.options import flag, key_of, table
 from ferryfs.guest.backend import READY, own_daemon
 
 TOP = Path(__file__).parents[1]
@@ -38,7 +38,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_options_exist(page: Path) -> None:
     row_words = {word for row in table().values() for word in (row.on, row.off) if word}
-    known = {flag(name) for name in table()} | row_words | FOREIGN
+    opposites = {f"--no-{key_of(name)}" for name, row in table().items() if row.has_opposite()}
+    known = {flag(name) for name in table()} | row_words | opposites | FOREIGN
     # A word that ends in "-" stands for several options.
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text()))
     assert {word for word in named - known if not word.endswith("-")} == set()

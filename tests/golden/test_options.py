@@ -15,6 +15,7 @@ from ferryfs.cli.options_legacy import known_parts
 from ferryfs.cli.options_sources import load
 from ferryfs.cli.options_text import default_text
 from ferryfs.errors import OptionError
+from ferryfs.guest.backend import own_daemon
 
 from .peer import VERSIONS, binary
 
@@ -147,6 +148,14 @@ def test_parts_of_the_old_form(part: str, tmp_path: Path) -> None:
         ["--posix-acl", "auto"],
         ["--tag="],
         ["--thread-pool-size=-1"],
+        ["--thread-pool-size=2000"],
+        [f"--thread-pool-size={2**64 - 1}"],
+        [f"--thread-pool-size={2**64}"],
+        ["--"],
+        ["--", "extra"],
+        ["-f=1"],
+        ["-o", ""],
+        ["-o", "xattr,"],
         ["--translate-uid=map:0:0"],
         ["--xattrmap=foo"],
         ["--cache=Always"],
@@ -178,3 +187,30 @@ def test_options_that_exclude_each_other(words: list[str], tmp_path: Path) -> No
     (tmp_path / "nowhere").mkdir()
     assert refused_by(VERSIONS[-1], tmp_path, *words)
     assert refused_by_ours(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version", "--foo"],
+        ["--foo", "--version"],
+        ["--help", "--cache=foo", "extra"],
+        ["--cache=foo", "--help"],
+        ["-fV", "--socket-path"],
+        ["--socket-path", "-V"],
+        ["--print-capabilities", "--foo"],
+        ["--print-capabilities", "--cache=foo"],
+        ["--print-capabilities", "--socket-group=kvm"],
+        ["--socket-path=s", "--shared-dir=/nowhere", "--print-capabilities"],
+    ],
+    ids=" ".join,
+)
+def test_what_only_prints(words: list[str]) -> None:
+    path = binary(VERSIONS[-1])
+    if path is None:
+        pytest.skip(f"virtiofsd {VERSIONS[-1]} is not here: scripts/peers fetches it")
+    theirs, ours = (
+        subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=30)
+        for program in (path, own_daemon()[0])
+    )
+    assert (ours.returncode, bool(ours.stdout)) == (theirs.returncode, bool(theirs.stdout))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import resource
 import select
 import signal
 import socket
@@ -23,6 +24,7 @@ from ferryfs.guest.backend import READY, own_daemon
 TABLE: Final = Path(__file__).with_name("managers.toml")
 PATIENCE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.01
+NIX_FILES: Final = 1048576
 
 # util-linux's way to a user namespace of one user, who is root in it or not.
 _USERS: Final[Mapping[str, Sequence[str]]] = {
@@ -100,12 +102,14 @@ def listening_socket(path: Path) -> socket.socket:
 def words(row: Start, share: Path, path: Path, fd: int) -> list[str]:
     """The whole command line."""
     group = grp.getgrgid(os.getgid()).gr_name
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     known = {
         "{share}": str(share),
         "{commas}": str(share).replace(",", ",,"),
         "{socket}": str(path),
         "{fd}": str(fd),
         "{group}": group,
+        "{files}": str(NIX_FILES if hard == resource.RLIM_INFINITY else min(NIX_FILES, hard)),
     }
     filled = []
     for word in row.command:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ferryfs.cli import options_rules, options_sources
+from ferryfs.cli import options_sources
 from ferryfs.cli.options import Options, SandboxMode, SeccompAction
+from ferryfs.cli.options_text import print_text
 from ferryfs.errors import FerryError, OptionError
 from ferryfs.passthrough.config import HandleMode
 from ferryfs.sandbox import _linux, capabilities, limits, namespace, root, seccomp
@@ -44,19 +45,17 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else OptionError.exit_code
-    options = options_sources.load([f"--shared-dir={argv[0]}", "--check", *argv[1:]], os.environ).options
-    options_rules.check(options)
-    return print_table(options)
+    parsed = options_sources.load([f"--shared-dir={argv[0]}", "--check", *argv[1:]], os.environ)
+    parsed.check()
+    return print_table(parsed.options)
 
 
 def print_table(options: Options) -> int:
     """Print the table; 0 when a start with these options would work, else 1."""
     lines = list(check_lines(options))
     width = max(len(line.subject) for line in lines)
-    for line in lines:
-        print(f"{line.verdict:<6}  {line.subject:<{width}}  {line.text}")
-    sys.stdout.flush()
-    return int(any(line.verdict == FAILED for line in lines))
+    status = print_text("\n".join(f"{line.verdict:<6}  {line.subject:<{width}}  {line.text}" for line in lines))
+    return int(status or any(line.verdict == FAILED for line in lines))
 
 
 def check_lines(options: Options) -> Iterator[Line]:
@@ -64,6 +63,8 @@ def check_lines(options: Options) -> Iterator[Line]:
     shared = options.shared_dir or "."
     yield _share(shared)
     yield _files(options)
+    yield from _core(options)
+    yield from _socket(options)
     yield from _sandbox(options, shared)
     yield _capabilities(options)
     yield _seccomp(options)
@@ -83,7 +84,7 @@ def _share(shared: str) -> Line:
 
 def _files(options: Options) -> Line:
     def attempt() -> str:
-        files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
+        files = limits.set_file_limit(options.rlimit_nofile, options.pool_size())
         return f"{files.total} in all, {files.guest} for the guest"
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -91,6 +92,45 @@ def _files(options: Options) -> Line:
     if verdict == OK and before[1] < limits.DEFAULT_FILES:
         verdict, text = NOTE, text + "; more with a higher hard limit (ulimit -Hn, LimitNOFILE=)"
     return Line(verdict, "open files", text)
+
+
+def _core(options: Options) -> Iterator[Line]:
+    size = options.rlimit_core
+    if size is None:
+        return
+
+    def attempt() -> str:
+        limits.set_core_limit(size)
+        return "as --rlimit-core says"
+
+    verdict, text = _in_child(attempt)
+    yield Line(verdict, "core dumps", text)
+
+
+def _socket(options: Options) -> Iterator[Line]:
+    path = options.socket_path
+    if path is None and options.fd is None:
+        return
+    if path is not None and _is_socket(path):
+        # Asking whether somebody listens there would be a connection, and most daemons end after their first.
+        yield Line(NOTE, "socket", f"{path} is there already: it is replaced, unless somebody listens on it")
+        return
+
+    def attempt() -> str:
+        # Only the daemon needs it.
+        from ferryfs.cli import service
+
+        return service.try_socket(options)
+
+    verdict, text = _in_child(attempt)
+    yield Line(verdict, "socket", text)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _sandbox(options: Options, shared: str) -> Iterator[Line]:
@@ -124,6 +164,11 @@ def _capabilities(options: Options) -> Line:
     _, permitted, _ = _linux.capget()
     wanted = capabilities.wanted(options.inode_file_handles, options.modcaps)
     lacking = capabilities.missing(permitted, wanted)
+    if os.geteuid() == 0:
+        try:
+            capabilities.refuse_in_vain(lacking, options.modcaps)
+        except OptionError as error:
+            return Line(FAILED, "capabilities", str(error))
     if not lacking:
         return Line(OK, "capabilities", "all of " + ", ".join(sorted(wanted)))
     if os.geteuid() != 0 and options.sandbox is SandboxMode.NAMESPACE:
@@ -148,6 +193,9 @@ def _handles(options: Options, shared: str) -> Iterator[Line]:
     """Each mount under the share, because each is a file system of its own kind."""
     if options.inode_file_handles is HandleMode.NEVER:
         yield Line(NOTE, "file handles", "not used")
+        return
+    if "dac_read_search" not in capabilities.wanted(options.inode_file_handles, options.modcaps):
+        yield Line(NOTE, "file handles", "not used: --modcaps=-dac_read_search takes away what opens them")
         return
     places = mounts_below(shared)
     for place in places[:MOUNTS_SHOWN]:

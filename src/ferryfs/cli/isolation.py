@@ -18,7 +18,10 @@ def isolate(environ: MutableMapping[str, str]) -> None:
         command = restart_command(sys.orig_argv)
         if command:
             clean = {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
-            os.execve(sys.executable, command, clean)
+            try:
+                os.execve(sys.executable, command, clean)
+            except OSError as error:
+                sys.exit(f"error: {sys.executable} can't be started again with -I: {error.strerror}")
     # The folder of the script (or the working directory, with -m and -c) stands first.
     if not sys.flags.safe_path and sys.path:
         del sys.path[0]

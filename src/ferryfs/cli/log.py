@@ -70,7 +70,7 @@ def set_up(options: Options, environ: Mapping[str, str]) -> None:
             handler = _SyslogHandler()
         except OSError as error:
             failure = f"--syslog: {_DEV_LOG} can't be reached ({error.strerror}), the log goes to stderr"
-    level = options.log_threshold()
+    level = options.log_level
     if handler is None:
         # As virtiofsd: the variable is about the log on stderr, and there it wins.
         level = rust_log_level(environ.get("RUST_LOG")) or level

@@ -34,6 +34,9 @@ from ferryfs.values import field, field_metadata, frozen
 
 T = TypeVar("T")
 
+POOL_MAX = 1024
+"""Most threads of ``--thread-pool-size``. A host has fewer disks than that, and each thread has a stack."""
+
 
 class SandboxMode(enum.Enum):
     """How the serving process is confined (``--sandbox``)."""
@@ -80,11 +83,15 @@ class Row(NamedTuple):
     metavar: str = ""
     many: bool = False  # may be given several times; all count, in order
     implicit: str | None = None  # the value of a bare --option; then a value needs the '='
-    on: str | None = "--"  # the switch that says yes; "--" is the field's name, None: there is none
-    off: str | None = None  # the switch that says no
+    on: str | None = "--"  # the switch that says yes, as --help has it; "--" is the field's name, None: it has none
+    off: str | None = None  # the switch that says no, where --help has it
     default_text: str = ""  # shown for a default that depends on the machine
     ours: bool = False  # not an option of virtiofsd
     command_line_only: bool = False  # neither in a file nor in the environment
+
+    def has_opposite(self) -> bool:
+        """Whether there is a ``--no-…`` of it: for every switch that a file can set, so that all can be undone."""
+        return self.parse is None and not self.command_line_only
 
 
 def _value(
@@ -258,7 +265,12 @@ class Options:
         ours=True,
     )
     thread_pool_size: int = _value(
-        0, values.integer(0, 1024), "N", ACCESS, "Most threads that wait for blocking requests; 0 chooses by itself"
+        0,
+        values.integer(0, 2**64 - 1),
+        "N",
+        ACCESS,
+        "Most threads that wait for blocking requests; 0 chooses by itself",
+        f"More than {POOL_MAX} are not made.",
     )
 
     xattr: bool = _switch(ATTRIBUTES, "Extended attributes")
@@ -436,7 +448,7 @@ class Options:
         GENERAL,
         "Read options from a TOML file",
         "A key is an option's name without the dashes. The command line wins over FERRYFSD_* variables, and these over "
-        "the file.",
+        "the file. /dev/null stands for no file.",
         default_text="/etc/ferryfs/ferryfsd.toml, where it exists",
         ours=True,
     )
@@ -467,14 +479,20 @@ class Options:
     compat_debug: bool = _switch(DEPRECATED, "Same as --log-level=debug", command_line_only=True)
     compat_foreground: bool = _switch(DEPRECATED, "No effect", command_line_only=True)
 
-    def log_threshold(self) -> LogLevel:
-        """The level after ``-d``."""
-        return LogLevel.DEBUG if self.compat_debug else self.log_level
+    def pool_size(self) -> int:
+        """How many threads may wait for blocking requests: ``--thread-pool-size`` takes any number, as virtiofsd."""
+        return min(self.thread_pool_size, POOL_MAX)
 
     def uses_xattr(self) -> bool:
         """Extended attributes are served: asked for, or implied by an option that can't do without."""
-        wanted = (self.posix_acl, self.security_label)
-        return self.xattr or bool(self.xattrmap) or any(mode is not Ternary.NEVER for mode in wanted)
+        return self.xattr or bool(self.implies_xattr())
+
+    def implies_xattr(self) -> str:
+        """The option, as it could be written, that can't do without extended attributes; empty if there is none."""
+        for option, mode in (("--posix-acl", self.posix_acl), ("--security-label", self.security_label)):
+            if mode is not Ternary.NEVER:
+                return f"{option}={mode.value}"
+        return "--xattrmap" if self.xattrmap else ""
 
     def share(self, guest_fd_limit: int) -> ShareConfig:
         """What the engine is told."""
@@ -495,7 +513,7 @@ class Options:
             handles=self.inode_file_handles,
             preserve_noatime=self.preserve_noatime,
             allow_set_flags=self.allow_set_flags,
-            thread_pool_size=self.thread_pool_size,
+            thread_pool_size=self.pool_size(),
             guest_fd_limit=guest_fd_limit,
             uid_rules=self.translate_uid,
             gid_rules=self.translate_gid,

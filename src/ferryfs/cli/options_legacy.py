@@ -51,7 +51,10 @@ _LOCKS = {
 
 def legacy_settings(line: str) -> Iterator[tuple[str, str, str, str]]:
     """(field or '', the part as the user wrote it, value text, warning or '') for each part of one ``-o``."""
-    for part in split_parts(line):
+    parts = split_parts(line)
+    if "" in parts:
+        raise OptionError(f"-o {line!r}: has an empty part, write parts such as cache=auto, with one comma between two")
+    for part in parts:
         name, equals, value = part.partition("=")
         written = f"-o {name}"
         if equals and name in _WITH_VALUE:

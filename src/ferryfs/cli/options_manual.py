@@ -15,9 +15,19 @@ from ferryfs.cli.options_text import default_text, spelling
 
 _SOURCES = """\
 Where a value comes from, in order of precedence: the command line, a variable of the environment (`--shared-dir` is
-`FERRYFSD_SHARED_DIR`; several values are separated by spaces), the file of `--config` (TOML, a key is an option's name
-without dashes; switches are `true` or `false`, several values a list), the default. `ferryfsd --show-config` prints
-each value and its source."""
+`FERRYFSD_SHARED_DIR`; several values are separated by spaces, an empty one counts as not set), the file of `--config`
+(TOML, a key is an option's name without dashes; switches are `true` or `false`, several values a list), the default.
+`ferryfsd --show-config` prints each value and its source.
+
+Each switch has an opposite, `--no-xattr` for `--xattr` and `--readdirplus` for `--no-readdirplus`, with which the
+command line undoes what the environment or the file says. The last one counts. (virtiofsd has them for
+`--announce-submounts` and `--killpriv-v2`.) In the environment and the file both names work too. `--config=/dev/null`
+reads no file.
+
+An option that can't be used with one of a higher source is dropped, and the log says so: `--fd` on the command line
+takes the place of a `socket-path` in the file. What confines the guest (`--translate-uid`, `--modcaps`) is not dropped;
+there it is an error, which names the source. `--help`, `--version` and `--print-capabilities` look at the command line
+only."""
 
 PAGE = "man/ferryfsd.1"
 REFERENCE = "options.md"
@@ -66,6 +76,8 @@ def manual_page() -> str:
         "A vhost-user-fs back-end: a monitor connects to the socket, and its guest mounts the directory.",
         "The daemon ends with status 0 when the front-end goes or a signal ends it, 1 when this host lacks something,",
         "and 2 when the options are wrong.",
+        ".PP",
+        roff("Each switch has an opposite that undoes it: --no-xattr for --xattr, --readdirplus for --no-readdirplus."),
     ]
     group = ""
     for name, row in table().items():

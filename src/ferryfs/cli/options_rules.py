@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import os
 
-from ferryfs.cli.options import Options, SandboxMode
+from ferryfs.cli.options import POOL_MAX, Options, SandboxMode
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import MigrationMode, Ternary
 from ferryfs.passthrough.idmap import check_rules
 from ferryfs.passthrough.xattrmap import unterminated
 from ferryfs.sandbox import capabilities
+
+GIVES_WAY: dict[str, tuple[str, ...]] = {
+    "socket_path": ("fd",),
+    "socket_group": ("fd",),
+    "fd": ("socket_path",),
+    "posix_acl": ("translate_uid", "translate_gid"),
+    "uid_map": ("sandbox",),
+    "gid_map": ("sandbox",),
+    "sandbox": ("uid_map", "gid_map"),
+    "migration_verify_handles": ("migration_mode",),
+    "migration_confirm_paths": ("migration_mode",),
+    "migration_mode": ("migration_verify_handles", "migration_confirm_paths"),
+}
+"""An option, and those that it can't be used with: it is dropped where one of them comes from a higher source, as
+--fd of a manager's command line drops the socket-path of the host's file. Each excludes only with another value than
+its default. What confines the guest (--translate-uid, --modcaps) is not here: it must not vanish because of an option
+that says nothing about it, so there it stays an error."""
 
 
 def check(options: Options, uid: int | None = None) -> list[str]:
@@ -30,18 +47,20 @@ def check(options: Options, uid: int | None = None) -> list[str]:
         warnings.append(f"--xattrmap has no last rule for the {side} side, names {names} where no rule matches")
     if options.num_request_queues != 1 and options.tag is None:
         warnings.append("--num-request-queues has no effect without --tag, the front-end decides alone")
+    if options.thread_pool_size > POOL_MAX:
+        warnings.append(f"--thread-pool-size={options.thread_pool_size}: {POOL_MAX} threads are as many as it makes")
     return warnings
 
 
 def _sockets(options: Options) -> None:
-    paths = options.socket_path is not None or options.socket is not None
+    path = options.socket_path is not None
     if options.print_capabilities and options.socket_group is not None:
         raise OptionError("--print-capabilities can't be used with --socket-group, leave one of them out")
-    if options.fd is not None and paths:
+    if options.fd is not None and path:
         raise OptionError("--fd can't be used with --socket-path, one socket is enough: leave one of them out")
     if options.fd is not None and options.socket_group is not None:
         raise OptionError("--fd can't be used with --socket-group, whoever made the socket sets its group")
-    if options.fd is None and not paths and not options.check:
+    if options.fd is None and not path and not options.check:
         raise OptionError("no socket was given, add --socket-path=PATH (or --fd=N for one that already listens)")
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import os
+import sys
+from collections.abc import Mapping
 
-from ferryfs.cli.options import SHORT, Options, Row, flag, key_of, table
+from ferryfs.cli.options import DEPRECATED, SHORT, Options, Row, flag, key_of, table
 from ferryfs.cli.options_sources import Parsed
 
 USAGE = "Usage: ferryfsd --shared-dir=DIR --socket-path=PATH [OPTIONS]"
@@ -50,6 +53,7 @@ def help_text(more: bool = True) -> str:
         "",
         "Each option can also be set by an environment variable (--shared-dir by FERRYFSD_SHARED_DIR) and in",
         "a configuration file (see --config). Sizes take the suffixes K, M, G and T.",
+        "Each switch has an opposite: --no-xattr undoes --xattr, --readdirplus undoes --no-readdirplus.",
     ]
     return "\n".join(lines)
 
@@ -99,18 +103,42 @@ def value_text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def show_config(parsed: Parsed) -> str:
-    """Each option's value and where it comes from."""
+def show_config(parsed: Parsed, environ: Mapping[str, str]) -> str:
+    """Each option's value and where it comes from; what is implied and what RUST_LOG overrides too."""
+    # Brings the whole of logging, so only here.
+    from ferryfs.cli.log import rust_log_level
+
+    overriding: dict[str, tuple[str, str]] = {}
+    level = rust_log_level(environ.get("RUST_LOG"))
+    if level is not None and not parsed.options.syslog:
+        overriding["log_level"] = (level.value, "RUST_LOG")
+    if not parsed.options.xattr and (implying := parsed.options.implies_xattr()):
+        overriding["xattr"] = ("true", f"implied by {implying}")
     rows = []
     for name, row in table().items():
-        if row.command_line_only:
+        if row.command_line_only or row.group == DEPRECATED:
             continue
         given = parsed.texts.get(name)
         text = ", ".join(given) if given else row.default_text or value_text(getattr(parsed.options, name))
-        rows.append((key_of(name), text, parsed.origins.get(name, "default")))
+        rows.append((key_of(name), *overriding.get(name, (text, parsed.origins.get(name, "default")))))
     first = max(len(row[0]) for row in rows)
     second = min(40, max(len(row[1]) for row in rows))
     return "\n".join(f"{key:<{first}}  {value:<{second}}  {origin}" for key, value, origin in rows)
+
+
+def print_text(text: str) -> int:
+    """Print what was asked for; the exit status."""
+    status = 0
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left has nobody to read it, now and when the stream is flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # ferryfsd --help | head has what it wants.
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output can't be written: {error.strerror}", file=sys.stderr)
+            status = 1
+    return status
 
 
 def _wrapped(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -45,13 +46,32 @@ def open_socket(options: Options) -> Listening:
     """Make or take over the socket that the front-end connects to."""
     if options.fd is not None:
         return Listening(vhost.adopt(options.fd), -1, boot_id())
-    path = options.socket_path if options.socket_path is not None else options.socket
+    path = options.socket_path
     if path is None:
         raise OptionError("no socket was given, add --socket-path=PATH")
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise OptionError(f"--socket-path={path}: there is no directory {folder}, create it first")
     return Listening(*vhost.listen(path, _group_id(options.socket_group)), boot_id(), os.path.abspath(path))
+
+
+def try_socket(options: Options) -> str:
+    """What ``open_socket`` would do, for ``--check``: leaves nothing behind. Not where there is a socket already."""
+    path = options.socket_path
+    if path is None:
+        open_socket(options).socket.close()
+        return f"--fd={options.fd} listens"
+    pid_file = f"{path}.pid"
+    # A daemon that runs may hold it.
+    keep = os.path.lexists(pid_file)
+    try:
+        open_socket(options).socket.close()
+        os.unlink(path)
+    finally:
+        if not keep:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(pid_file)
+    return f"{path} can be made"
 
 
 def _group_id(name: str | None) -> int | None:

@@ -16,8 +16,8 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from ferryfs.cli import options_rules, options_text
-from ferryfs.cli.options import Options, SeccompAction
+from ferryfs.cli import options_text
+from ferryfs.cli.options import SeccompAction
 from ferryfs.cli.options_sources import Parsed, load
 from ferryfs.errors import FerryError, OptionError
 
@@ -28,24 +28,23 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The daemon from start to end; returns the exit status."""
     try:
         parsed = load(argv, environ)
-        text = _text_wanted(argv, parsed)
+        text = _text_wanted(argv, environ, parsed)
         if text is not None:
-            _print(text)
-            return 0
-        warnings = parsed.warnings + options_rules.check(parsed.options)
+            return options_text.print_text(text)
+        warnings = parsed.check()
     except OptionError as error:
         return _usage_error(str(error), bare=not argv)
     try:
-        return _start(parsed.options, environ, warnings)
+        return _start(parsed, environ, warnings)
     except FerryError as error:
-        _LOG.error("%s", error)
+        _LOG.error("%s", parsed.explain(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         # Ctrl-C before there was anything to end in order.
         return 128 + signal.SIGINT
 
 
-def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
+def _text_wanted(argv: Sequence[str], environ: Mapping[str, str], parsed: Parsed) -> str | None:
     options = parsed.options
     if options.help:
         return options_text.help_text(more="-h" not in argv)
@@ -56,19 +55,22 @@ def _text_wanted(argv: Sequence[str], parsed: Parsed) -> str | None:
             raise OptionError("--print-capabilities can't be used with --socket-group, leave one of them out")
         return options_text.capabilities_text()
     if options.show_config:
-        return options_text.show_config(parsed)
+        return options_text.show_config(parsed, environ)
     return None
 
 
-def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]) -> int:
+def _start(parsed: Parsed, environ: Mapping[str, str], warnings: Sequence[str]) -> int:
     # Imported here: --version and the like don't need them. All of it before the sandbox closes.
     from ferryfs.cli import log, service
     from ferryfs.sandbox import _linux, confine, limits, root, seccomp
 
+    options = parsed.options
     leaked = root.close_leaked_files(options.fd)
     log.set_up(options, environ)
     for warning in warnings:
         _LOG.warning("%s", warning)
+    for note in parsed.notes:
+        _LOG.info("%s", note)
     if leaked:
         _LOG.debug("closed %d file descriptors that the parent process left open", leaked)
     if options.shared_dir is None:
@@ -79,15 +81,15 @@ def _start(options: Options, environ: Mapping[str, str], warnings: Sequence[str]
 
         return print_table(options)
     if options.uses_xattr() and (reason := root.without_xattrs(options.shared_dir)):
-        _LOG.warning(
-            "--xattr: the file system of %s has no extended attributes for users (%s), the guest's requests for them "
-            "will fail: leave the option out, or share a directory of another file system",
-            options.shared_dir,
-            reason,
+        option = "--xattr" if options.xattr else options.implies_xattr()
+        sentence = (
+            f"{option}: the file system of {options.shared_dir} has no extended attributes for users ({reason}), the "
+            "guest's requests for them will fail: leave the option out, or share a directory of another file system"
         )
+        _LOG.warning("%s", parsed.explain(sentence))
     os.umask(0)
     _linux.set_thread_name(b"ferryfsd")
-    files = limits.set_file_limit(options.rlimit_nofile, options.thread_pool_size)
+    files = limits.set_file_limit(options.rlimit_nofile, options.pool_size())
     if options.rlimit_core is not None:
         limits.set_core_limit(options.rlimit_core)
     listening = service.open_socket(options)
@@ -113,11 +115,3 @@ def _usage_error(message: str, *, bare: bool) -> int:
     else:
         print(f"error: {message}\n\nFor more information, try '--help'.", file=sys.stderr)
     return OptionError.exit_code
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # ferryfsd --help | head: what is left has nobody to read it, now and when the stream is flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

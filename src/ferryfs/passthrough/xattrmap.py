@@ -124,6 +124,8 @@ def unterminated(rules: Sequence[XattrRule]) -> tuple[str, ...]:
 
 def _parse_rule(text: str, number: int) -> tuple[list[XattrRule], str, bool]:
     delimiter, rest = text[0], text[1:]
+    # A letter delimits too, but who wrote `foo` has only forgotten the delimiter.
+    example = ":" if delimiter.isalnum() else delimiter
 
     def field(what: str) -> str:
         nonlocal rest
@@ -131,7 +133,7 @@ def _parse_rule(text: str, number: int) -> tuple[list[XattrRule], str, bool]:
         if not found:
             raise OptionError(
                 f"rule {number} ends in its {what}, write it as "
-                + ":TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:".replace(":", delimiter)
+                + ":TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:".replace(":", example)
             )
         return value
 

@@ -109,6 +109,17 @@ def missing(effective: int, names: Iterable[str]) -> list[str]:
     ]
 
 
+def refuse_in_vain(lacking: Iterable[str], changes: Iterable[str]) -> None:
+    """Raises ``OptionError`` when one of ``lacking`` was asked for by ``+name``."""
+    added = set(changes)
+    for name in lacking:
+        if f"+{name}" in added:
+            raise OptionError(
+                f"--modcaps=+{name}: ferryfsd was started without CAP_{name.upper()}, start it with that capability "
+                "(as root outside a container it has it), or leave the option out"
+            )
+
+
 def read_status(field: str = "CapEff", status: str = "/proc/self/status") -> int:
     """A capability mask of this process from proc(5)."""
     with open(status, encoding="ascii", errors="replace") as lines:

@@ -45,12 +45,7 @@ def give_up_rights(handles: HandleMode, modcaps: Iterable[str], system_calls: se
     left = capabilities.drop_to(wanted)
     # Only root is expected to have them: for an ordinary user without a namespace there was nothing to keep.
     lacking = capabilities.missing(left, wanted) if os.geteuid() == 0 else []
-    asked = [name for name in lacking if f"+{name}" in changes]
-    if asked:
-        raise OptionError(
-            f"--modcaps=+{asked[0]}: ferryfsd was started without CAP_{asked[0].upper()}, start it with that "
-            "capability (as root outside a container it has it), or leave the option out"
-        )
+    capabilities.refuse_in_vain(lacking, changes)
     if lacking:
         _LOG.info("started without the capabilities %s: requests that need them will fail", ", ".join(lacking))
     if system_calls is not None:

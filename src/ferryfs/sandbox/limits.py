@@ -46,13 +46,20 @@ def set_file_limit(wanted: int | None, threads: int, nr_open_path: str = "/proc/
     # Each thread opens first and counts then.
     reserve = RESERVED_FILES + max(1, threads)
     guest = total - reserve
-    if guest <= 0:
-        raise OptionError(
-            f"--rlimit-nofile: {total} open files are too few, the daemon itself needs {reserve}: give at least "
-            f"{reserve + FEW_FILES}"
-        )
     if guest < FEW_FILES:
-        _LOG.warning("only %d open files are left for the guest, give --rlimit-nofile more", guest)
+        enough = reserve + FEW_FILES
+        named = "" if wanted is None else f"--rlimit-nofile={wanted}: "
+        cure = f"give at least {enough}"
+        if hard != resource.RLIM_INFINITY and hard < enough:
+            # Then no value of the option is enough, or the option isn't what is wrong.
+            cure = (
+                f"raise the hard limit {hard} of whoever starts ferryfsd (ulimit -Hn, or LimitNOFILE= in a systemd "
+                f"unit) to at least {enough}"
+            )
+            cure += "" if wanted is None else ", and leave it out"
+        if guest <= 0:
+            raise OptionError(f"{named}{total} open files are too few, the daemon itself needs {reserve}: {cure}")
+        _LOG.warning("%sonly %d open files are left for the guest, %s", named, guest, cure)
     return FileLimit(total, guest)
 
 

@@ -169,6 +169,32 @@ def test_share_that_is_not_there() -> None:
     assert "--shared-dir=/does/not/exist: does not exist" in done.stderr
 
 
+def test_share_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """The sentence leads to the place that has to be changed."""
+    file = tmp_path / "f.toml"
+    file.write_text('shared-dir = "/does/not/exist"\n')
+    done = run("--socket-path=s", env={"FERRYFSD_CONFIG": str(file)})
+    assert done.returncode == 2
+    sentence = f"--shared-dir=/does/not/exist: does not exist, create it first (--shared-dir is set in {file})"
+    assert sentence in done.stderr
+
+
+def test_socket_of_a_manager_takes_the_place_of_the_hosts(start: Start, tmp_path: Path) -> None:
+    """libvirt and others pass --fd: a socket-path for the daemons of the host is no error then."""
+    file = tmp_path / "f.toml"
+    file.write_text('socket-path = "/run/ferry.sock"\nsocket-group = "daemon"\n')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "given"))
+        listening.listen()
+        daemon = start("--sandbox=none", f"--config={file}", f"--fd={listening.fileno()}", ready=False)
+        assert daemon.stderr is not None
+        said = daemon.stderr.readline()
+        assert f"INFO  ferryfsd] socket-path of the file {file} is not used" in said
+        wait_for_line(daemon.stderr)
+    connect(tmp_path / "given").close()
+    assert daemon.wait(30) == 0
+
+
 def test_capabilities_for_managers() -> None:
     done = run("--print-capabilities")
     assert done.returncode == 0
@@ -189,6 +215,24 @@ def test_text_on_stdout_and_status_0(word: str) -> None:
     assert done.returncode == 0
     assert "ferryfsd" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "--shared-dir=. --check"])
+def test_text_that_can_not_be_written(words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, *words.split()], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: standard output can't be written: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("word", ["--help", "--version", "--print-capabilities"])
+def test_text_and_status_0_whatever_file_and_environment_say(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('cache = "foo"\nsocket-group = "kvm"\n')
+    done = run(word, env={"FERRYFSD_CONFIG": str(file), "FERRYFSD_THREAD_POOL_SIZE": "many"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(word, env={}).stdout
 
 
 @pytest.mark.parametrize(
@@ -224,11 +268,12 @@ def test_json_log_is_an_object_a_line(start: Start) -> None:
 def test_show_config_names_the_source(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text('cache = "always"\n')
-    done = run(f"--config={file}", "--show-config", "--xattr", env={"FERRYFSD_READONLY": "1"})
+    done = run(f"--config={file}", "--show-config", "--xattr", env={"FERRYFSD_READONLY": "1", "RUST_LOG": "warn"})
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     assert rows["cache"] == ["always", str(file)]
     assert rows["readonly"] == ["1", "environment"]
     assert rows["xattr"] == ["true", "command", "line"]
+    assert rows["log-level"] == ["warn", "RUST_LOG"]
 
 
 def test_readiness_is_told_to_systemd(share: Path, tmp_path: Path) -> None:
@@ -345,7 +390,7 @@ def test_capability_that_is_missing(share: Path, tmp_path: Path, without: str, o
 def test_too_few_files(share: Path, tmp_path: Path) -> None:
     done = run(f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--rlimit-nofile=300")
     assert done.returncode == 2
-    assert "--rlimit-nofile: 300 open files are too few, the daemon itself needs" in done.stderr
+    assert "--rlimit-nofile=300: 300 open files are too few, the daemon itself needs" in done.stderr
 
 
 @as_root
@@ -357,6 +402,21 @@ def test_xattr_on_a_file_system_without(start: Start, share: Path) -> None:
     daemon = start("--sandbox=none", "--xattr", ready=False)
     assert daemon.stderr is not None
     assert f"--xattr: the file system of {share} has no extended attributes for users" in daemon.stderr.readline()
+
+
+@as_root
+@pytest.mark.usefixtures("without_xattrs")
+def test_what_implies_xattr_on_a_file_system_without(share: Path, tmp_path: Path) -> None:
+    """Nobody has typed --xattr: the sentence is about the option that was."""
+    file = tmp_path / "f.toml"
+    file.write_text('posix-acl = "auto"\n')
+    words = [*COMMAND, f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none"]
+    with subprocess.Popen([*words, f"--config={file}"], stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        said = daemon.stderr.readline()
+        daemon.terminate()
+    assert f"--posix-acl=auto: the file system of {share} has no extended attributes for users" in said
+    assert said.endswith(f"(--posix-acl is set in {file})\n")
 
 
 def test_front_end_that_is_too_old_to_migrate(start: Start, tmp_path: Path) -> None:
@@ -392,6 +452,59 @@ def test_check_prints_a_table_and_serves_nothing(share: Path) -> None:
     subjects = [line[8:].split("  ")[0] for line in done.stdout.splitlines()]
     assert subjects[:3] == ["share", "open files", "sandbox namespace (chosen)"]
     assert all(line.split()[0] in ("ok", "note", "failed") for line in done.stdout.splitlines())
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--socket-path={tmp}/none/s", "--socket-path={tmp}/none/s: there is no directory {tmp}/none, create it first"),
+        ("--socket-path={tmp}/file", "{tmp}/file exists and is not a socket: choose another --socket-path, or remove"),
+        ("--socket-path={tmp}/" + "x" * 120, "The socket {tmp}/" + "x" * 120 + " can't be made: "),
+        ("--socket-path={tmp}/s --socket-group=nobody-has-it", "--socket-group=nobody-has-it: there is no such group"),
+        ("--fd=77", "--fd=77 is not a socket: Bad file descriptor."),
+        ("--modcaps=+sys_boot", "--modcaps=+sys_boot: ferryfsd was started without CAP_SYS_BOOT, start it with that"),
+        ("--rlimit-core=1G", "--rlimit-core=1073741824: is above the limit 0 of whoever starts ferryfsd"),
+    ],
+)
+def test_check_finds_what_the_start_finds(share: Path, tmp_path: Path, options: str, says: str) -> None:
+    """The same sentence of both, and status 0 of neither; and nothing is left of the attempt."""
+    (tmp_path / "file").touch()
+    words = [option.format(tmp=tmp_path) for option in options.split()]
+    if "--fd" not in options and "--socket-path" not in options:
+        words.append(f"--socket-path={tmp_path / 's'}")
+    without = ["setpriv", "--bounding-set=-sys_boot,-sys_resource"]
+    command = ["prlimit", "--core=0", *without, *COMMAND, f"--shared-dir={share}", "--sandbox=none", *words]
+    files = sorted(tmp_path.iterdir())
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, timeout=30)
+    assert sorted(tmp_path.iterdir()) == files
+    started = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert says.format(tmp=tmp_path) in started.stderr
+    assert [
+        line for line in checked.stdout.splitlines() if line.startswith("failed ") and says.format(tmp=tmp_path) in line
+    ]
+    assert checked.returncode == 1
+
+
+def test_check_leaves_a_socket_that_is_there_alone(share: Path, tmp_path: Path) -> None:
+    """A daemon of one connection that waits there must not take the attempt for its front-end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        listening.setblocking(False)
+        done = run(f"--shared-dir={share}", f"--socket-path={tmp_path / 's'}", "--sandbox=none", "--check")
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert done.returncode == 0
+    assert "note    socket" in done.stdout
+
+
+@as_root
+def test_check_of_handles_without_their_capability(share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--check", "--modcaps=-dac_read_search")
+    assert done.returncode == 0
+    assert "note    file handles" in done.stdout
+    assert "not used: --modcaps=-dac_read_search takes away what opens them" in done.stdout
 
 
 DEFAULT_FILE = """

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ferryfs.cli.isolation import needs_restart, restart_command
+from ferryfs.cli.isolation import isolate, needs_restart, restart_command
 
 SHOW = (
     "import os, sys; from ferryfs.cli.isolation import isolate; isolate(os.environ); "
@@ -53,3 +54,14 @@ def test_process_starts_again_isolated(tmp_path: Path) -> None:
     ).stdout.split()
     assert again[0] == "1"
     assert str(tmp_path) not in again
+
+
+def test_interpreter_that_can_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, as for every other failure of a start."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python3")
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(isolated=False, safe_path=True))
+    with pytest.raises(SystemExit) as caught:
+        isolate({"PYTHONPATH": "/x"})
+    assert caught.value.code == (
+        "error: /nonexistent/python3 can't be started again with -I: No such file or directory"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ferryfs.cli import options_rules, options_text
-from ferryfs.cli.options import LogLevel, Options, SandboxMode, SeccompAction, flag, table
+from ferryfs.cli.options import LogLevel, Options, SandboxMode, SeccompAction, flag, key_of, table
 from ferryfs.cli.options_sources import Parsed, load
 from ferryfs.errors import OptionError
 from ferryfs.passthrough.config import CachePolicy, HandleMode, IdRange, Ternary, Unlinked
@@ -47,7 +47,8 @@ def test_defaults_are_virtiofsds() -> None:
 # Every option of `virtiofsd --help` of 1.14.0, in each of its spellings, and the field that it must set.
 VIRTIOFSD = [
     (["--tag", "fs"], "tag", "fs"),
-    (["--socket=/s"], "socket", "/s"),
+    (["--socket=/s"], "socket_path", "/s"),
+    (["--socket-path=/p", "--socket=/s"], "socket_path", "/p"),
     (["--socket-group", "kvm"], "socket_group", "kvm"),
     (["--fd=3"], "fd", 3),
     (["--thread-pool-size=64"], "thread_pool_size", 64),
@@ -122,7 +123,17 @@ def test_option_of_virtiofsd(argv: list[str], field: str, value: object) -> None
         (["--socket-path", "--shared-dir=/srv"], "--socket-path needs a value"),
         (["-o"], "-o needs a value"),
         (["extra"], "unexpected argument 'extra'"),
-        (["--posix-acl", "auto"], "unexpected argument 'auto'"),
+        (["--posix-acl", "auto"], "unexpected argument 'auto', write --posix-acl=auto"),
+        (["--security-label", "Always"], "unexpected argument 'Always', write --security-label=Always"),
+        (["--posix-acl", "/srv"], "unexpected argument '/srv', options begin with -- (try --shared-dir=/srv)"),
+        (["--", "/srv"], "unexpected argument '/srv', options begin with -- (try --shared-dir=/srv)"),
+        (["--", "--xattr"], "unexpected argument '--xattr', nothing is read after a lone --"),
+        (["--tag", "--"], "--tag needs a value, write --tag=TAG"),
+        (["-f=1"], "-f takes no value, leave out '=1'"),
+        (["-df=1"], "-f takes no value, leave out '=1'"),
+        (["-=1"], "unknown option -="),
+        (["-o", ""], "-o '': has an empty part, write parts such as cache=auto, with one comma between two"),
+        (["-o", "xattr,"], "-o 'xattr,': has an empty part"),
         (["--posix-acl=on"], "--posix-acl 'on': must be one of never, auto, always"),
         (["--tag="], "must be 1 to 36 bytes"),
         (["--tag=" + "é" * 19], "it has 38"),
@@ -134,7 +145,8 @@ def test_option_of_virtiofsd(argv: list[str], field: str, value: object) -> None
         (["--uid-map=:0:0:1"], "must be written :INSIDE:OUTSIDE:COUNT:"),
         (["--uid-map=:0:0:0:"], "must have a count of at least 1"),
         (["--translate-uid=foo:1:2:3"], "unknown type"),
-        (["--xattrmap=foo"], "rule 1 ends in its type"),
+        (["--xattrmap=foo"], "rule 1 ends in its type, write it as :TYPE:SCOPE:KEY:PREPEND: or :map:KEY:PREPEND:"),
+        (["--xattrmap=/ok/all/"], "rule 1 ends in its key, write it as /TYPE/SCOPE/KEY/PREPEND/ or /map/KEY/PREPEND/"),
         (["--migration-unlinked-limit=much"], "must be a size such as"),
         (["--negative-timeout=nan"], "must be a number of seconds"),
         (["-o", "foo=bar"], "-o foo=bar: is unknown"),
@@ -221,16 +233,107 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
         "readdirplus": str(file),
         "translate_uid": str(file),
     }
-    shown = [line.split() for line in options_text.show_config(parsed).splitlines()]
+    shown = [line.split() for line in options_text.show_config(parsed, {}).splitlines()]
     assert ["translate-uid", "map:0:1:1", str(file)] in shown
     assert ["xattr", "false", "default"] in shown
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "argv", "dropped", "kept"),
+    [
+        ({}, 'socket-path = "/f"', ["--fd=3"], "socket_path", "fd"),
+        ({}, 'socket = "/f"', ["--fd=3"], "socket_path", "fd"),
+        ({"SOCKET_PATH": "/e"}, "", ["--fd=3"], "socket_path", "fd"),
+        ({"FD": "3"}, 'socket-path = "/f"', [], "socket_path", "fd"),
+        ({"SOCKET_GROUP": "kvm"}, "", ["--fd=3"], "socket_group", "fd"),
+        ({"FD": "3"}, "", ["--socket-path=/c"], "fd", "socket_path"),
+        ({"FD": "3"}, "", ["--socket=/c"], "fd", "socket_path"),
+        ({"POSIX_ACL": "auto"}, "", ["--fd=3", "--translate-uid=map:0:0:1"], "posix_acl", "translate_uid"),
+        ({}, 'posix-acl = "always"', ["--fd=3", "--translate-gid=map:0:0:1"], "posix_acl", "translate_gid"),
+        ({"UID_MAP": ":0:1000:1:"}, "", ["--fd=3", "--sandbox=none"], "uid_map", "sandbox"),
+        ({}, 'gid-map = [":0:1000:1:"]', ["--fd=3", "--sandbox=none"], "gid_map", "sandbox"),
+        ({"SANDBOX": "none"}, "", ["--fd=3", "--uid-map=:0:1000:1:"], "sandbox", "uid_map"),
+        (
+            {},
+            "migration-verify-handles = true",
+            ["--fd=3", "--migration-mode=file-handles"],
+            "migration_verify_handles",
+            "migration_mode",
+        ),
+        (
+            {"MIGRATION_MODE": "file-handles"},
+            "",
+            ["--fd=3", "--migration-confirm-paths"],
+            "migration_mode",
+            "migration_confirm_paths",
+        ),
+    ],
+)
+def test_what_the_higher_source_excludes_is_dropped(
+    tmp_path: Path, environ: dict[str, str], file: str, argv: list[str], dropped: str, kept: str
+) -> None:
+    place = tmp_path / "f.toml"
+    place.write_text(file)
+    environ = {f"FERRYFSD_{name}": text for name, text in environ.items()}
+    parsed = parse("--shared-dir=/srv", *argv, environ=environ, file=str(place))
+    assert parsed.check(uid=1000) == (["--socket is deprecated, write --socket-path"] if "--socket=/c" in argv else [])
+    assert getattr(parsed.options, dropped) == getattr(Options(), dropped)
+    assert getattr(parsed.options, kept) != getattr(Options(), kept)
+    (note,) = parsed.notes
+    assert note.startswith(
+        f"{key_of(dropped)} of the {f'file {place}' if file else 'environment'} is not used, because"
+    )
+    assert note.endswith(f"{'command line' if argv else 'environment'} has {key_of(kept)}")
+    shown = {line.split()[0]: line.split()[-1] for line in options_text.show_config(parsed, {}).splitlines()}
+    assert shown[key_of(dropped)] == "default"
+
+
+@pytest.mark.parametrize("argv", [["--translate-uid=map:0:0:1"], ["--fd=3", "--posix-acl=never"]])
+def test_what_excludes_nothing_drops_nothing(tmp_path: Path, argv: list[str]) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('posix-acl = "never"\ntranslate-uid = ["map:0:0:1"]\nmigration-confirm-paths = false\n')
+    parsed = parse("--migration-mode=file-handles", *argv, file=str(file))
+    assert parsed.notes == []
+    assert parsed.options.translate_uid
+
+
+def test_old_name_of_the_socket_on_the_command_line_wins_too() -> None:
+    parsed = parse("--socket=/c", environ={"FERRYFSD_SOCKET_PATH": "/e"})
+    assert parsed.options.socket_path == "/c"
+    assert parsed.origins["socket_path"] == "command line"
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "argv", "ends"),
+    [
+        # A translation confines the guest: it is not dropped for an option that doesn't speak of it.
+        ({}, 'translate-uid = ["map:0:0:1"]', ["--posix-acl"], "(--translate-uid is set in {file})"),
+        ({"TRANSLATE_GID": "map:0:0:1"}, "", ["--posix-acl"], "(--translate-gid is FERRYFSD_TRANSLATE_GID)"),
+        ({"MODCAPS": "-dac_read_search"}, "", ["--inode-file-handles=mandatory"], "(--modcaps is FERRYFSD_MODCAPS)"),
+        ({}, 'fd = 3\nsocket-group = "kvm"', [], "(--fd is set in {file}, --socket-group is set in {file})"),
+        ({}, 'translate-uid = ["map:0:0:9", "map:8:8:1"]', [], "(--translate-uid is set in {file})"),
+        ({"SANDBOX": "chroot"}, "", [], "(or --sandbox=none) (--sandbox is FERRYFSD_SANDBOX)"),
+    ],
+)
+def test_errors_name_the_source(tmp_path: Path, environ: dict[str, str], file: str, argv: list[str], ends: str) -> None:
+    place = tmp_path / "f.toml"
+    place.write_text(file)
+    words = ["--shared-dir=/srv", *argv, *([] if "fd" in file else ["--socket-path=/s"])]
+    parsed = parse(*words, environ={f"FERRYFSD_{name}": text for name, text in environ.items()}, file=str(place))
+    with pytest.raises(OptionError) as caught:
+        parsed.check(uid=1000)
+    assert str(caught.value).endswith(ends.format(file=place))
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("shared_folder = 1", "'shared_folder' is not an option"),
-        ("cache = true", "must be a text or a number"),
+        ("cache = true", "cache = true: must be one of never, metadata, auto, always"),
+        ("posix-acl = true", "posix-acl = true: must be one of never, auto, always"),
+        ("rlimit-nofile = false", "rlimit-nofile = false: must be a whole number"),
+        ("tag = true", "tag = true: must be a text or a number"),
+        ("uid-map = [true]", "uid-map = true: must be a list of texts"),
         ('cache = ["a"]', "takes one value and not a list"),
         ('xattr = "yes"', "must be true or false, without quotes"),
         ("translate-uid = [1.5]", "unknown type"),
@@ -247,6 +350,30 @@ def test_wrong_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("argv", "environ", "file", "begins"),
+    [
+        (["--config=/none"], {}, "", "--config=/none: can't be read: No such"),
+        ([], {"FERRYFSD_CONFIG": "/none"}, "", "FERRYFSD_CONFIG=/none: can't be read: No such"),
+        ([], {}, "/proc/self/fd", "the file /proc/self/fd: can't be read: Is a directory"),
+        ([], {}, "/bin/sh", "the file /bin/sh: is not TOML: "),
+    ],
+)
+def test_file_that_is_none(argv: list[str], environ: dict[str, str], file: str, begins: str) -> None:
+    """Who named it is in the sentence: nobody who typed no --config should look for it in his words."""
+    with pytest.raises(OptionError) as caught:
+        parse(*argv, environ=environ, file=file)
+    assert str(caught.value).startswith(begins)
+    if "can't be read" in begins:
+        assert str(caught.value).endswith("(--config=/dev/null reads none)")
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('tag = "x"\n')
+    assert parse("--config=/dev/null", file=str(file)).options == Options(config="/dev/null")
+
+
 def test_endless_file_is_refused() -> None:
     with pytest.raises(OptionError, match="larger than"):
         parse("--config=/dev/zero")
@@ -255,6 +382,13 @@ def test_endless_file_is_refused() -> None:
 def test_environment_of_kubernetes_is_only_warned_about() -> None:
     parsed = parse(environ={"FERRYFSD_SERVICE_HOST": "10.0.0.1"})
     assert parsed.warnings == ["the environment variable FERRYFSD_SERVICE_HOST names no option and is not used"]
+
+
+def test_empty_variables_are_as_none() -> None:
+    """So a service's `Environment=` or a compose file without a value leaves an option alone."""
+    parsed = parse(environ={f"FERRYFSD_{name.upper()}": "" for name in ("config", "cache", "xattr", "uid_map", "fd")})
+    assert parsed.options == Options()
+    assert parsed.origins == {}
 
 
 def test_environment_switches_and_lists() -> None:
@@ -268,9 +402,146 @@ def test_environment_switches_and_lists() -> None:
         parse(environ={"FERRYFSD_XATTR": "perhaps"})
 
 
+@pytest.mark.parametrize("word", ["--help", "-h", "--version", "-V", "--print-capabilities"])
+def test_what_only_prints_asks_neither_file_nor_environment(tmp_path: Path, word: str) -> None:
+    """A manager that asks what the program can do gets its answer, whatever an administrator has written."""
+    file = tmp_path / "f.toml"
+    file.write_text("nonsense = = =\n")
+    environ = {"FERRYFSD_CACHE": "foo", "FERRYFSD_SOCKET_GROUP": "kvm", "FERRYFSD_CONFIG": str(file)}
+    for parsed in (
+        parse(word, environ=environ),
+        parse(word, file=str(file)),
+        parse(word, f"--config={file}"),
+        parse(f"--config={file}", word),
+    ):
+        assert parsed.options.socket_group is None
+        assert parsed.warnings == []
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version", "-V", "-fV"])
+def test_nothing_is_read_after_help_or_version(word: str) -> None:
+    options(word, "--bogus", "extra", "--cache")
+    with pytest.raises(OptionError, match="unknown option --bogus"):
+        options("--bogus", word)
+    with pytest.raises(OptionError, match="unknown option --bogus"):
+        options("--print-capabilities", "--bogus")
+
+
+SWITCHES = [name for name, row in table().items() if row.parse is None and not row.command_line_only]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_of_the_file_is_undone_on_the_command_line(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "f.toml"
+    for value, other in (("true", f"--no-{key_of(name)}"), ("false", f"--{key_of(name)}")):
+        file.write_text(f"{key_of(name)} = {value}\n")
+        assert getattr(parse(file=str(file)).options, name) is (value == "true")
+        assert getattr(parse(other, file=str(file)).options, name) is (value == "false")
+        # As with virtiofsd's pairs, the last counts.
+        assert getattr(options(f"--no-{key_of(name)}", f"--{key_of(name)}"), name) is True
+
+
+@pytest.mark.parametrize("word", ["--no-help", "--no-version", "--no-check", "--no-show-config", "--no-cache"])
+def test_what_is_no_switch_has_no_opposite(word: str) -> None:
+    with pytest.raises(OptionError, match=f"unknown option {word}"):
+        options(word)
+
+
+def test_attributes_that_are_implied_all_the_same() -> None:
+    parsed = parse(*NEEDED, "--no-xattr", environ={"FERRYFSD_POSIX_ACL": "auto"})
+    (warning,) = parsed.check(0)
+    assert warning == (
+        "--no-xattr has no effect with --posix-acl=auto, which can't do without extended attributes "
+        "(--posix-acl is FERRYFSD_POSIX_ACL)"
+    )
+    assert parse(*NEEDED, "--no-xattr").check(0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "readdirplus"), [("true", False), ("false", True)], ids=["no-readdirplus", "not-no-readdirplus"]
+)
+def test_switch_by_its_negative_name(tmp_path: Path, text: str, readdirplus: bool) -> None:
+    """The option is called --no-readdirplus, so its name in a file may be too."""
+    file = tmp_path / "f.toml"
+    file.write_text(f"no-readdirplus = {text}\nno_xattr = {text}\n")
+    of_file = parse(file=str(file))
+    of_environment = parse(environ={"FERRYFSD_NO_READDIRPLUS": text, "FERRYFSD_NO_XATTR": text})
+    for parsed in (of_file, of_environment):
+        assert parsed.options.readdirplus is readdirplus
+        assert parsed.options.xattr is readdirplus
+        assert parsed.warnings == []
+        shown = {line.split()[0]: line.split()[1] for line in options_text.show_config(parsed, {}).splitlines()}
+        assert shown["readdirplus"] == str(readdirplus).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('no-readdirplus = "x"', "no-readdirplus = 'x': must be true or false, without quotes"),
+        ("no-readdirplus = true\nreaddirplus = true", "readdirplus is there twice, as no-readdirplus and readdirplus"),
+        ('shared-dir = "/a"\nshared_dir = "/b"', "shared-dir is there twice, as shared-dir and shared_dir"),
+        ("no-cache = true", "'no-cache' is not an option"),
+        ("no-help = true", "'no-help' is not an option"),
+    ],
+)
+def test_wrong_names_of_a_file(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        parse(f"--config={file}")
+    assert str(caught.value).startswith(f"{file}: {says}")
+
+
+def test_both_names_in_the_environment() -> None:
+    with pytest.raises(OptionError, match="FERRYFSD_NO_XATTR and FERRYFSD_XATTR are the same option, leave one of"):
+        parse(environ={"FERRYFSD_XATTR": "1", "FERRYFSD_NO_XATTR": "0"})
+    with pytest.raises(OptionError, match="FERRYFSD_NO_XATTR 'perhaps': must be true or false"):
+        parse(environ={"FERRYFSD_NO_XATTR": "perhaps"})
+
+
 def test_what_implies_xattr() -> None:
     for each in ("--posix-acl=auto", "--security-label", "--xattrmap=:ok:all:::", "--xattr"):
         assert options(each).uses_xattr()
+
+
+@pytest.mark.parametrize(("size", "bounded"), [("1024", 1024), ("1025", 1024), (str(2**64 - 1), 1024), ("0", 0)])
+def test_pool_has_a_bound_and_its_option_has_none(size: str, bounded: int) -> None:
+    """virtiofsd takes every number that a machine word holds."""
+    given = options(*NEEDED, f"--thread-pool-size={size}")
+    assert given.share(0).thread_pool_size == given.pool_size() == bounded
+    warnings = options_rules.check(given, 0)
+    if int(size) > 1024:
+        assert warnings == [f"--thread-pool-size={size}: 1024 threads are as many as it makes"]
+    else:
+        assert warnings == []
+
+
+def test_lone_dashes_end_the_options() -> None:
+    assert options(*NEEDED, "--") == options(*NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "key", "shown"),
+    [
+        (["-d"], {}, "log-level", "debug command line"),
+        (["-d", "--log-level=warn", "-o", "loglevel=err"], {}, "log-level", "debug command line"),
+        (["-d"], {"RUST_LOG": "trace"}, "log-level", "trace RUST_LOG"),
+        ([], {"RUST_LOG": "virtiofsd=warn,vhost=trace"}, "log-level", "warn RUST_LOG"),
+        ([], {"RUST_LOG": "vhost=trace"}, "log-level", "info default"),
+        # Only the log on stderr listens to it.
+        (["--syslog"], {"RUST_LOG": "trace"}, "log-level", "info default"),
+        (["--socket=/x"], {}, "socket-path", "/x command line"),
+        (["--posix-acl"], {}, "xattr", "true implied by --posix-acl=always"),
+        (["--no-xattr"], {"FERRYFSD_SECURITY_LABEL": "auto"}, "xattr", "true implied by --security-label=auto"),
+        (["--xattrmap=:ok:all:::"], {}, "xattr", "true implied by --xattrmap"),
+        (["--xattr", "--posix-acl"], {}, "xattr", "true command line"),
+        (["--thread-pool-size=2000"], {}, "thread-pool-size", "2000 command line"),
+    ],
+)
+def test_what_holds_is_shown(argv: list[str], environ: dict[str, str], key: str, shown: str) -> None:
+    text = options_text.show_config(parse(*argv, environ=environ), environ)
+    assert {" ".join(line.split()) for line in text.splitlines() if line.startswith(f"{key} ")} == {f"{key} {shown}"}
+    assert not [line for line in text.splitlines() if line.startswith("socket ")]
 
 
 def test_share_and_migration_carry_every_option() -> None:

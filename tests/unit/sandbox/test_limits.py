@@ -6,9 +6,10 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import logging, resource, sys
 from ferryfs.errors import FerryError
 from ferryfs.sandbox import limits
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
 soft, hard, wanted, threads = (None if word == "None" else int(word) for word in sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 try:
@@ -48,5 +49,26 @@ def test_more_than_allowed() -> None:
     assert "the kernel allows" in limits(1024, 5000, 2**31)
 
 
+HARD = "raise the hard limit {} of whoever starts ferryfsd (ulimit -Hn, or LimitNOFILE= in a systemd unit)"
+
+
 def test_too_few_for_the_daemon() -> None:
-    assert "5 open files are too few, the daemon itself needs 810" in limits(1024, 5000, 5)
+    """What to type is what would work: an option where one is the cause, the hard limit where that is."""
+    few = "open files are too few, the daemon itself needs 810:"
+    assert limits(1024, 5000, 5) == f"--rlimit-nofile=5: 5 {few} give at least 938"
+    assert limits(512, 5000, 0) == f"--rlimit-nofile=0: 512 {few} give at least 938"
+    assert limits(512, 512, None) == f"512 {few} {HARD.format(512)} to at least 938"
+    assert limits(512, 600, None) == f"600 {few} {HARD.format(600)} to at least 938"
+    assert limits(512, 600, 0) == f"--rlimit-nofile=0: 512 {few} {HARD.format(600)} to at least 938, and leave it out"
+    assert limits(512, 600, 550) == (
+        f"--rlimit-nofile=550: 550 {few} {HARD.format(600)} to at least 938, and leave it out"
+    )
+
+
+def test_few_for_the_guest() -> None:
+    assert limits(820, 820, None) == (
+        f"only 10 open files are left for the guest, {HARD.format(820)} to at least 938\n820 10 820 820"
+    )
+    assert limits(1024, 5000, 820) == (
+        "--rlimit-nofile=820: only 10 open files are left for the guest, give at least 938\n820 10 820 820"
+    )
