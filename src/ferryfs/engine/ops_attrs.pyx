@@ -1,6 +1,6 @@
 """GETATTR, SETATTR, STATX, STATFS, ACCESS."""
 
-from libc.errno cimport EACCES, EBADF, EFBIG, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESTALE, errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, EFBIG, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESTALE, errno
 from libc.stdint cimport INT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport timespec
@@ -132,7 +132,8 @@ cdef int change_owner(Server *server, int fd, const SetattrIn *args) noexcept no
     return 0 if fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 else -errno
 
 
-cdef int change_size(Server *server, Inode *inode, Handle *handle, const SetattrIn *args) noexcept nogil:
+cdef int change_size(Request *request, Inode *inode, Handle *handle, const SetattrIn *args) noexcept nogil:
+    cdef Server *server = request.server
     cdef int fd
     cdef int result = 0
     cdef bint own = False
@@ -143,6 +144,10 @@ cdef int change_size(Server *server, Inode *inode, Handle *handle, const Setattr
         fd = handle.fd
     else:
         fd = inode_open(&server.inodes, inode, O_WRONLY | O_NONBLOCK)
+        if fd == -EAGAIN:
+            # As in open_inode: somebody has a lease on it.
+            request.may_block(request)
+            fd = inode_open(&server.inodes, inode, O_WRONLY)
         if fd < 0:
             return fd if fd != -EBADF else -EINVAL
         own = True
@@ -209,7 +214,7 @@ cdef int op_setattr(Request *request) noexcept nogil:
     if result == 0 and args.valid & (FATTR_UID | FATTR_GID):
         result = change_owner(server, fd, &args)
     if result == 0 and args.valid & FATTR_SIZE:
-        result = change_size(server, inode, handle if handle != NULL else other, &args)
+        result = change_size(request, inode, handle if handle != NULL else other, &args)
     if result == 0 and args.valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW):
         result = change_times(fd, &args)
     if result == 0:

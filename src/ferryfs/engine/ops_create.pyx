@@ -204,6 +204,9 @@ cdef int make(Request *request, const char *name, const Wanted *wanted, uint32_t
         result = label_new(request, fd, name, &maker, AT_REMOVEDIR if wanted.mode & S_IFMT == S_IFDIR else 0)
     if result == 0:
         result = reply_child(request, parent, fd, name, True)
+        if result < 0:
+            # The guest has used up its files, say: what it is told has failed is not there afterwards.
+            unlinkat(fd, name, AT_REMOVEDIR if wanted.mode & S_IFMT == S_IFDIR else 0)
     inode_put(&request.server.inodes, parent)
     return result
 

@@ -1,6 +1,6 @@
 """OPEN, OPENDIR, RELEASE, RELEASEDIR, FLUSH."""
 
-from libc.errno cimport EBADF, EISDIR, ENOENT, ENOTDIR, EROFS, ESTALE, errno
+from libc.errno cimport EAGAIN, EBADF, EISDIR, ENOENT, ENOTDIR, EROFS, ESTALE, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -156,6 +156,10 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
             state |= HANDLE_BORROWED
         else:
             fd = reopen(server, inode, flags)
+            if fd == -EAGAIN:
+                # A process of the host has a lease on it, and is asked to give it up: a local program would wait for that.
+                request.may_block(request)
+                fd = reopen(server, inode, flags & ~O_NONBLOCK)
         fsetid_restore(dropped)
         if fd >= 0 and flags & O_TRUNC:
             result = capability_drop(server, fd)

@@ -114,6 +114,14 @@ def test_known_inodes(tmp_path: Path, mode: str) -> None:
             print(len(body) > 1 << 15)
         else:
             print(guest.send(Call(Op.OPENDIR, 1, bytes(8))).error == errno.ENFILE)
+        if not by_handle:
+            for op, body in (
+                (Op.MKDIR, fuse.MKDIR_IN.pack(mode=0o755) + b"new\\0"),
+                (Op.MKNOD, fuse.MKNOD_IN.pack(mode=0o100644) + b"new\\0"),
+                (Op.SYMLINK, b"new\\0target\\0"),
+            ):
+                assert guest.send(Call(op, 1, body)).error == errno.ENFILE
+                assert not os.path.lexists(shared / "new")
         for nodeid in known:
             guest.ask(Op.GETATTR, nodeid, bytes(16))
         for nodeid in known[:10]:

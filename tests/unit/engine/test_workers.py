@@ -148,7 +148,7 @@ def test_a_leader_that_is_slow_to_begin_is_watched(volume: Path) -> None:
 
 @needs_mounts("mkfs.ext4", "fsfreeze")
 def test_call_fd_comes_while_a_request_waits(volume: Path) -> None:
-    """QEMU gives it anew when the guest masks its interrupts and takes them again: nobody may wait for the request then."""
+    """QEMU gives it anew when the guest masks its interrupts and takes them again: nobody may wait for the request."""
     (volume / "file").touch()
     with Guest(volume, queues=RINGS) as guest:
         nodeid = guest.lookup(b"file")
