@@ -213,7 +213,7 @@ def serve(
             except FerryError as error:
                 if not keep_listening:
                     raise
-                _LOG.error("%s The connection is ended.", error)
+                _LOG.error("%s The connection is ended.", _sentence(error))
                 stopped = False
             finally:
                 patience.ending()
@@ -224,6 +224,11 @@ def serve(
                 memory_was_lost()
             if stopped or not keep_listening:
                 return
+
+
+def _sentence(error: FerryError) -> str:
+    text = str(error)
+    return text if text.endswith(".") else f"{text[:1].upper()}{text[1:]}."
 
 
 def _accept(listener: socket.socket, stop_fd: int) -> socket.socket | None:

@@ -1,6 +1,7 @@
 """vhost/serve.py's loop around a real device, in a process of its own: the test is the front-end, and sends signals."""
 
 import os
+import re
 import select
 import signal
 import socket
@@ -98,6 +99,19 @@ def test_broken_protocol_ends_the_connection_with_one_sentence(daemon: Daemon) -
     status, said = daemon.wait()
     assert status == 1
     assert said == "SET_VRING_NUM has 3 for queue 1, which is not a power of two up to 32768.\n"
+
+
+@keep_listening
+def test_what_the_device_objects_to_is_a_sentence(daemon: Daemon) -> None:
+    fd = os.memfd_create("ram")
+    with front_end(daemon) as sock:
+        region = vu.MemoryRegion(0, 1 << 20, 0x7F0000000000, 0)
+        socket.send_fds(sock, [vu.encode_request(Request.ADD_MEM_REG, region)], [fd])
+        assert sock.recv(1) == b""
+    os.close(fd)
+    daemon.process.terminate()
+    (line,) = [line for line in daemon.clean_end().splitlines() if "ended" in line]
+    assert re.fullmatch(r"[A-Z].*[^.]\. The connection is ended\.", line), line
 
 
 @keep_listening
