@@ -15,5 +15,6 @@ cdef int creds_enter(const Server *server, Creds *creds, uint32_t uid, uint32_t 
 cdef void creds_keep_access() noexcept nogil
 cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil
 cdef bint fsetid_drop() noexcept nogil
+cdef bint has_capability_name(const Server *server) noexcept nogil
 cdef int capability_drop(const Server *server, int fd) noexcept nogil
 cdef void fsetid_restore(bint dropped) noexcept nogil

@@ -3,15 +3,16 @@
 Only the effective ids change, so the way back is always open: the saved ids and the permitted capabilities stay.
 """
 
-from libc.errno cimport ENODATA, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, ENODATA, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport abort
 
 from ferryfs.engine.server cimport INIT_CREATE_SUPP_GROUP, INIT_HANDLE_KILLPRIV_V2, Request, Server
 from ferryfs.engine.sys cimport (
-    CLONE_FS, SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, fchdir, fremovexattr, syscall, umask,
-    unshare,
+    CLONE_FS, SYS_capget, SYS_capset, SYS_setgroups, SYS_setresgid, SYS_setresuid, fchdir, fgetxattr, fremovexattr, syscall,
+    umask, unshare,
 )
+from ferryfs.engine.threads cimport sched_yield
 
 
 cdef enum:
@@ -19,6 +20,7 @@ cdef enum:
     CAP_DAC_OVERRIDE = 1
     CAP_FOWNER = 3
     CAP_FSETID = 4
+    CAPABILITY_TRIES = 1000
 
 cdef struct CapHeader:
     uint32_t version
@@ -31,17 +33,24 @@ cdef struct CapData:
 
 
 cdef bint change_effective(uint32_t bit, bint on) noexcept nogil:
-    """Sets or clears one capability (below 32) of this thread's effective set; whether it was changed."""
+    """Sets or clears one capability (below 32) of this thread's effective set; whether it was changed.
+
+    It fails for lack of memory only. What this thread does next depends on it: like creds_leave it does not go on without.
+    """
     cdef CapHeader header
     cdef CapData data[2]
+    cdef int _tries
     header.version = CAPABILITY_VERSION_3
     header.pid = 0
-    if syscall(SYS_capget, &header, data) < 0:
-        return False
-    if ((data[0].effective >> bit) & 1) == <uint32_t>on or not data[0].permitted & (<uint32_t>1 << bit):
-        return False
-    data[0].effective ^= <uint32_t>1 << bit
-    return syscall(SYS_capset, &header, data) == 0
+    for _tries in range(CAPABILITY_TRIES):
+        if syscall(SYS_capget, &header, data) == 0:
+            if ((data[0].effective >> bit) & 1) == <uint32_t>on or not data[0].permitted & (<uint32_t>1 << bit):
+                return False
+            data[0].effective ^= <uint32_t>1 << bit
+            if syscall(SYS_capset, &header, data) == 0:
+                return True
+        sched_yield()
+    abort()
 
 
 cdef int settle(Request *request) noexcept nogil:
@@ -123,6 +132,11 @@ cdef void fsetid_restore(bint dropped) noexcept nogil:
         change_effective(CAP_FSETID, True)
 
 
+cdef bint has_capability_name(const Server *server) noexcept nogil:
+    """Whether file capabilities have another name on the host, so that capability_drop has something to do."""
+    return server.policy.capability != NULL and server.session.flags & INIT_HANDLE_KILLPRIV_V2
+
+
 cdef int capability_drop(const Server *server, int fd) noexcept nogil:
     """Takes the file capabilities of an open file that is about to be changed, as the kernel would if they had their own name on
     the host (--xattrmap); 0 or -errno.
@@ -131,8 +145,13 @@ cdef int capability_drop(const Server *server, int fd) noexcept nogil:
 
     1. the guest writes, and remembers that there are none, 2. the host, or another guest, sets some, 3. the guest writes.
     """
-    if server.policy.capability == NULL or not server.session.flags & INIT_HANDLE_KILLPRIV_V2:
+    cdef int error
+    if not has_capability_name(server):
         return 0
-    if fremovexattr(fd, server.policy.capability) < 0 and errno != ENODATA and errno != EOPNOTSUPP:
-        return -errno
-    return 0
+    if fremovexattr(fd, server.policy.capability) == 0 or errno == ENODATA or errno == EOPNOTSUPP:
+        return 0
+    error = errno
+    # An ordinary user's daemon may not change a file's attributes that it has made read-only, but may see that there are none.
+    if (error == EACCES or error == EPERM) and fgetxattr(fd, server.policy.capability, NULL, 0) < 0 and errno == ENODATA:
+        return 0
+    return -error

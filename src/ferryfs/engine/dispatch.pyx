@@ -1,6 +1,6 @@
 """From a chain to an answer, by one table. Knows no transport: what is under the chain, and who is told, is the worker's business."""
 
-from libc.errno cimport EINVAL, EIO, EMFILE, ENFILE, ENOSYS
+from libc.errno cimport EINVAL, EIO, EMFILE, ENFILE, ENOSYS, EOPNOTSUPP
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -17,7 +17,7 @@ from ferryfs.engine.ops_lookup cimport op_batch_forget, op_forget, op_lookup
 from ferryfs.engine.ops_open cimport op_flush, op_open, op_opendir, op_release
 from ferryfs.engine.ops_session cimport op_destroy, op_init
 from ferryfs.engine.ops_xattrs cimport op_getxattr, op_listxattr, op_removexattr, op_setxattr
-from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, OUT_HEADER, PUT_OFF, SERVED_LATER, Handler, Request, Server
+from ferryfs.engine.server cimport IN_HEADER, MAX_ARGS, NOT_SERVED, OUT_HEADER, PUT_OFF, SERVED_LATER, Handler, Request, Server
 from ferryfs.engine.sys cimport snprintf
 from ferryfs.ring.chain cimport chain_read, chain_write
 
@@ -25,6 +25,7 @@ from ferryfs.ring.chain cimport chain_read, chain_write
 cdef enum:
     SILENT = 1                  # no answer, not even an error
     BEFORE_INIT = 2             # allowed without a session
+    OPTIONAL = 8                # not every file system has it, and programs know how to do without
     SLOW = 4                    # likely to take long: what is answered already is announced first
 
 
@@ -67,10 +68,10 @@ operation(OP_WRITE, op_write, sizeof(ReadIn), sizeof(WriteOut))
 operation(OP_STATFS, op_statfs, 0, sizeof(StatfsOut))
 operation(OP_RELEASE, op_release, sizeof(ReleaseIn), 0)
 operation(OP_FSYNC, op_fsync, sizeof(FsyncIn), 0, SLOW)
-operation(OP_SETXATTR, op_setxattr, 8, 0)
-operation(OP_GETXATTR, op_getxattr, sizeof(GetxattrIn), 0)
-operation(OP_LISTXATTR, op_listxattr, sizeof(GetxattrIn), 0)
-operation(OP_REMOVEXATTR, op_removexattr, 2, 0)
+operation(OP_SETXATTR, op_setxattr, 8, 0, OPTIONAL)
+operation(OP_GETXATTR, op_getxattr, sizeof(GetxattrIn), 0, OPTIONAL)
+operation(OP_LISTXATTR, op_listxattr, sizeof(GetxattrIn), 0, OPTIONAL)
+operation(OP_REMOVEXATTR, op_removexattr, 2, 0, OPTIONAL)
 operation(OP_FLUSH, op_flush, sizeof(ReleaseIn), 0)
 operation(OP_INIT, op_init, 16, sizeof(InitOut), BEFORE_INIT)
 operation(OP_OPENDIR, op_opendir, sizeof(OpenIn), sizeof(OpenOut))
@@ -80,17 +81,17 @@ operation(OP_FSYNCDIR, op_fsync, sizeof(FsyncIn), 0, SLOW)
 operation(OP_ACCESS, op_access, 8, 0)
 operation(OP_CREATE, op_create, sizeof(CreateIn) + 2, sizeof(EntryOut) + sizeof(OpenOut))
 operation(OP_DESTROY, op_destroy, 0, 0, BEFORE_INIT)
-operation(OP_IOCTL, op_ioctl, sizeof(IoctlIn), sizeof(IoctlOut))
+operation(OP_IOCTL, op_ioctl, sizeof(IoctlIn), sizeof(IoctlOut), OPTIONAL)
 operation(OP_BATCH_FORGET, op_batch_forget, 8, 0, SILENT | BEFORE_INIT)
-operation(OP_FALLOCATE, op_fallocate, sizeof(FallocateIn), 0, SLOW)
+operation(OP_FALLOCATE, op_fallocate, sizeof(FallocateIn), 0, OPTIONAL | SLOW)
 operation(OP_READDIRPLUS, op_readdirplus, sizeof(ReadIn), 0)
-operation(OP_RENAME2, op_rename2, sizeof(Rename2In) + 4, 0)
-operation(OP_LSEEK, op_lseek, sizeof(LseekIn), 8)
-operation(OP_COPY_FILE_RANGE, op_copy_file_range, sizeof(CopyFileRangeIn), 8, SLOW)
+operation(OP_RENAME2, op_rename2, sizeof(Rename2In) + 4, 0, OPTIONAL)
+operation(OP_LSEEK, op_lseek, sizeof(LseekIn), 8, OPTIONAL)
+operation(OP_COPY_FILE_RANGE, op_copy_file_range, sizeof(CopyFileRangeIn), 8, OPTIONAL | SLOW)
 operation(OP_SYNCFS, op_syncfs, 8, 0, SLOW)
-operation(OP_TMPFILE, op_tmpfile, sizeof(CreateIn) + 2, sizeof(EntryOut) + sizeof(OpenOut))
-operation(OP_STATX, op_statx, sizeof(StatxIn), 32 + 256)
-operation(OP_COPY_FILE_RANGE_64, op_copy_file_range, sizeof(CopyFileRangeIn), 8, SLOW)
+operation(OP_TMPFILE, op_tmpfile, sizeof(CreateIn) + 2, sizeof(EntryOut) + sizeof(OpenOut), OPTIONAL)
+operation(OP_STATX, op_statx, sizeof(StatxIn), 32 + 256, OPTIONAL)
+operation(OP_COPY_FILE_RANGE_64, op_copy_file_range, sizeof(CopyFileRangeIn), 8, OPTIONAL | SLOW)
 
 
 cdef enum:
@@ -126,7 +127,7 @@ cdef int run(Request *request, const Operation *op) noexcept nogil:
     """Takes the arguments and calls the handler: 0 or -errno."""
     cdef uint64_t length = request.head.len - IN_HEADER
     if op.handler == NULL:
-        return -ENOSYS
+        return NOT_SERVED
     if not request.server.session.ready and not op.flags & BEFORE_INIT:
         return -EIO
     if length < op.takes:
@@ -172,7 +173,7 @@ cdef uint32_t serve(Request *request) noexcept nogil:
         complain(request, "a length that is not the request's")
         result = -EINVAL
     elif request.head.opcode >= OP_END:
-        result = -ENOSYS
+        result = NOT_SERVED
     else:
         op = &operations[request.head.opcode]
         if not op.flags & SILENT and writable < OUT_HEADER:
@@ -185,6 +186,11 @@ cdef uint32_t serve(Request *request) noexcept nogil:
             return 0
     if writable < OUT_HEADER:
         return 0
+    if result == NOT_SERVED:
+        result = -ENOSYS
+    elif result == -ENOSYS:
+        # The host's word on this one call. A guest would send no other of its kind, and take each FSYNC for done.
+        result = -EOPNOTSUPP if op != NULL and op.flags & OPTIONAL else -EIO
     # EMFILE would tell the guest's process that it has too many files open itself.
     if result == -EMFILE:
         result = -ENFILE

@@ -185,6 +185,7 @@ cdef int op_setattr(Request *request) noexcept nogil:
     cdef Inode *inode
     cdef SetattrIn args
     cdef Stat st
+    cdef uint32_t times
     cdef int fd
     cdef int result = 0
     memcpy(&args, request.args, sizeof(args))
@@ -208,14 +209,19 @@ cdef int op_setattr(Request *request) noexcept nogil:
                 fd = other.fd
     if fd < 0:
         result = fd
-    # The order of Linux' own notify_change users does not matter to a guest: it sends what one call changed.
-    if result == 0 and args.valid & FATTR_MODE:
-        result = change_mode(server, fd, handle != NULL or other != NULL, args.mode)
+    # A guest sends what one call of a program changed, so what is most likely to fail comes first. The mode comes after the owner,
+    # whose change clears set-user-ID.
     if result == 0 and args.valid & (FATTR_UID | FATTR_GID):
         result = change_owner(server, fd, &args)
+    if result == 0 and args.valid & FATTR_MODE:
+        result = change_mode(server, fd, handle != NULL or other != NULL, args.mode)
     if result == 0 and args.valid & FATTR_SIZE:
         result = change_size(request, inode, handle if handle != NULL else other, &args)
-    if result == 0 and args.valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW):
+    times = args.valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)
+    if args.valid & FATTR_SIZE and times & ~<uint32_t>FATTR_MTIME == FATTR_MTIME_NOW:
+        # Comes with truncate(2), and ftruncate has done it.
+        times = 0
+    if result == 0 and times:
         result = change_times(fd, &args)
     if result == 0:
         result = stat_fd(fd, &st)

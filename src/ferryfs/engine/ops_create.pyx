@@ -144,9 +144,10 @@ cdef int label_new(Request *request, int parent_fd, const char *name, const Make
         return 0
     fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
     if fd < 0:
-        return -errno
-    result = label_path(request, fd, maker)
-    close(fd)
+        result = -errno
+    else:
+        result = label_path(request, fd, maker)
+        close(fd)
     if result < 0:
         unlinkat(parent_fd, name, remove_flags)
     return result

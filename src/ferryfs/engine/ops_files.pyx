@@ -1,6 +1,6 @@
 """FSYNC, FSYNCDIR, FALLOCATE, LSEEK, COPY_FILE_RANGE, SYNCFS, IOCTL: what else is done to open files."""
 
-from libc.errno cimport EBADF, EFBIG, EINVAL, EISDIR, ENOENT, ENOSYS, ENOTTY, EPERM, EROFS, errno
+from libc.errno cimport EBADF, EFBIG, EINVAL, EISDIR, ENOENT, ENOTTY, EPERM, EROFS, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -13,7 +13,7 @@ from ferryfs.engine.handles cimport (
 from ferryfs.engine.inode_fds cimport inode_open
 from ferryfs.engine.inodes cimport Inode, inode_get, inode_put
 from ferryfs.engine.request cimport reply
-from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, PUT_OFF, Request, Server
+from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, NOT_SERVED, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport O_NONBLOCK, O_RDONLY, close, copy_file_range, fallocate, fdatasync, fsync, ioctl, lseek, syncfs
 
 
@@ -131,7 +131,7 @@ cdef int op_lseek(Request *request) noexcept nogil:
     cdef int64_t offset
     cdef int result = 0
     if request.server.session.flags & INIT_WRITEBACK_CACHE:
-        return -ENOSYS
+        return NOT_SERVED
     memcpy(&args, request.args, sizeof(args))
     handle = open_file(request, args.fh, True, &result)
     if handle == NULL:
@@ -184,21 +184,29 @@ cdef int op_copy_file_range(Request *request) noexcept nogil:
 
 
 cdef int op_syncfs(Request *request) noexcept nogil:
-    """SYNCFS of the file system that the nodeid lies on (the guest sends it for each of its super blocks)."""
+    """SYNCFS of the file system that the nodeid lies on (the guest sends it for each of its super blocks).
+
+    By an fd that was opened before anything was written: what could not be written back is told once to each fd that is open then,
+    and never to one that is opened later, say after somebody else's sync(1).
+    """
     cdef Server *server = request.server
     cdef Inode *inode = inode_get(&server.inodes, request.head.nodeid)
     cdef int result = 0
     cdef int fd
+    cdef int lasting
     if inode == NULL:
         return -ENOENT
-    fd = inode_open(&server.inodes, inode, O_RDONLY | O_NONBLOCK)
+    # The mount stays in the table as long as the inode is pinned.
+    lasting = server.inodes.mounts[inode.mount].fd
+    fd = lasting if lasting >= 0 else inode_open(&server.inodes, inode, O_RDONLY | O_NONBLOCK)
     if fd < 0:
         result = fd
     else:
         request.may_block(request)
         if syncfs(fd) < 0:
             result = -errno
-        close(fd)
+        if fd != lasting:
+            close(fd)
     inode_put(&server.inodes, inode)
     return result
 

@@ -57,6 +57,9 @@ cdef int op_link(Request *request) noexcept nogil:
         result = -errno
     if result == 0:
         result = reply_child(request, parent, parent_fd, name, False)
+        if result < 0:
+            # As in make(): what failed is not there.
+            unlinkat(parent_fd, name, 0)
     inode_put(&server.inodes, inode)
     inode_put(&server.inodes, parent)
     return result

@@ -4,7 +4,7 @@ from libc.errno cimport EAGAIN, EBADF, EISDIR, ENOENT, ENOTDIR, EROFS, ESTALE, e
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore
+from ferryfs.engine.creds cimport capability_drop, fsetid_drop, fsetid_restore, has_capability_name
 from ferryfs.engine.fuse_abi cimport (
     FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FUSE_OPEN_KILL_SUIDGID, OpenIn, OpenOut, ReleaseIn,
 )
@@ -17,7 +17,7 @@ from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport CACHE_ALWAYS, CACHE_METADATA, CACHE_NEVER, Request, Server
 from ferryfs.engine.sys cimport (
     O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOATIME, O_NOCTTY, O_NONBLOCK, O_PATH,
-    O_RDONLY, O_RDWR, O_SYNC, O_TMPFILE, O_TRUNC, O_WRONLY, S_IFDIR, S_IFREG, close, dup, openat, snprintf,
+    O_RDONLY, O_RDWR, O_SYNC, O_TMPFILE, O_TRUNC, O_WRONLY, S_IFDIR, S_IFREG, close, dup, ftruncate, openat, snprintf,
 )
 
 
@@ -129,6 +129,7 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
     cdef int fd = -1
     cdef int result
     cdef bint dropped = False
+    cdef bint cut = False
     memcpy(&args, request.args, sizeof(args))
     if not directory and server.settings.readonly and (
         args.flags & <uint32_t>O_ACCMODE != <uint32_t>O_RDONLY or args.flags & <uint32_t>O_TRUNC
@@ -147,6 +148,10 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
     if result == 0:
         result = fds_reserve(&server.inodes)
     if result == 0:
+        if flags & O_TRUNC and flags & O_ACCMODE != O_RDONLY and has_capability_name(server):
+            # The file's capabilities go first, and where they can't the content must not be gone.
+            cut = True
+            flags &= ~O_TRUNC
         if not directory and kills_setid(request, &args):
             dropped = fsetid_drop()
         if not directory and flags == O_RDONLY | O_NONBLOCK | O_CLOEXEC:
@@ -160,12 +165,14 @@ cdef int open_inode(Request *request, bint directory) noexcept nogil:
                 # A process of the host has a lease on it, and is asked to give it up: a local program would wait for that.
                 request.may_block(request)
                 fd = reopen(server, inode, flags & ~O_NONBLOCK)
-        fsetid_restore(dropped)
-        if fd >= 0 and flags & O_TRUNC:
+        if fd >= 0 and (cut or flags & O_TRUNC):
             result = capability_drop(server, fd)
+            if result == 0 and cut and ftruncate(fd, 0) < 0:
+                result = -errno
             if result < 0:
                 close(fd)
                 fd = result
+        fsetid_restore(dropped)
         if fd < 0:
             fds_release(&server.inodes)
             result = fd

@@ -3,7 +3,7 @@
 An O_PATH fd has no xattr calls of its own; they go through /proc/self/fd, which is the working directory of every worker.
 """
 
-from libc.errno cimport E2BIG, EINVAL, ENOSYS, EOPNOTSUPP, ERANGE, EROFS, errno
+from libc.errno cimport E2BIG, EINVAL, EOPNOTSUPP, ERANGE, EROFS, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
@@ -12,7 +12,7 @@ from ferryfs.engine.fuse_abi cimport FUSE_SETXATTR_ACL_KILL_SGID, GetxattrIn, Se
 from ferryfs.engine.inodes cimport INODE_READABLE, Inode, inode_get_fd, inode_put
 from ferryfs.engine.policy cimport xattr_to_guest, xattr_to_host
 from ferryfs.engine.request cimport reply, take_string
-from ferryfs.engine.server cimport INIT_POSIX_ACL, INIT_SETXATTR_EXT, Request, Server
+from ferryfs.engine.server cimport INIT_POSIX_ACL, INIT_SETXATTR_EXT, NOT_SERVED, Request, Server
 from ferryfs.engine.sys cimport XATTR_CREATE, XATTR_REPLACE, fgetxattr, getxattr, listxattr, removexattr, setxattr, snprintf
 
 
@@ -43,7 +43,7 @@ cdef Inode *target(Request *request, char *path, int *error) noexcept nogil:
     cdef Inode *inode = NULL
     cdef int fd
     if not server.settings.xattr:
-        error[0] = -ENOSYS
+        error[0] = NOT_SERVED
         return NULL
     error[0] = settle(request)
     if error[0] < 0:
@@ -74,7 +74,7 @@ cdef int op_setxattr(Request *request) noexcept nogil:
     if server.settings.readonly:
         return -EROFS
     if not server.settings.xattr:
-        return -ENOSYS
+        return NOT_SERVED
     result = host_name(request, name, mapped)
     if result < 0:
         return result
@@ -115,7 +115,7 @@ cdef int op_getxattr(Request *request) noexcept nogil:
     cdef int result
     memcpy(&args, request.args, sizeof(args))
     if not request.server.settings.xattr:
-        return -ENOSYS
+        return NOT_SERVED
     result = host_name(request, name, mapped)
     if result < 0:
         return result
@@ -184,7 +184,7 @@ cdef int op_removexattr(Request *request) noexcept nogil:
     if request.server.settings.readonly:
         return -EROFS
     if not request.server.settings.xattr:
-        return -ENOSYS
+        return NOT_SERVED
     result = host_name(request, name, mapped)
     if result < 0:
         return result

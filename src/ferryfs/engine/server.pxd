@@ -99,6 +99,7 @@ ctypedef int (*Handler)(Request *) noexcept nogil
 
 cdef enum:
     PUT_OFF = -0x10000          # of a handler: nothing is answered, serve it again where it may wait. No errno is that low
+    NOT_SERVED = -0x10001       # of a handler: the guest is told that there is no such request (ENOSYS), and sends no other of its kind
     SERVED_LATER = 0xffffffff   # of serve(): the same
 
 

@@ -75,9 +75,16 @@ def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def contents(fd: int, record: Unlinked) -> Iterator[Content]:
-    """The content of a file, in order; never beyond the size that its record says. Raises OSError."""
+    """The content of a file, in order; never beyond the size that its record says. Raises OSError.
+
+    A read gives less than there is when an error comes behind it: what is left out would be zeros at the destination.
+    """
     for offset, length in extents(fd, record.size):
         data = os.pread(fd, length, offset)
+        while data and len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+            data += more
+        if len(data) < length and offset + len(data) < os.fstat(fd).st_size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         if data:
             yield Content(record.inode, offset, data)
 
