@@ -455,8 +455,8 @@ cdef void inodes_close(InodeTable *table) noexcept nogil:
         if inode.handle_size > INLINE_HANDLE:
             free(<void *>inode_handle(inode))
     for i in range(table.mount_count):
-        if table.mounts[i].fd >= 0 and (i == 0 or table.mounts[i].inodes > 0):
-            close(table.mounts[i].fd)
+        if table.mounts[i].sync_fd >= 0 and (i == 0 or table.mounts[i].inodes > 0):
+            close(table.mounts[i].sync_fd)
     for i in range(table.chunk_count):
         give_pages(table.chunks[i], chunk_bytes())
     free(table.chunks)

@@ -12,6 +12,7 @@ from ferryfs.engine.handles cimport (
 )
 from ferryfs.engine.inode_fds cimport inode_open
 from ferryfs.engine.inodes cimport Inode, inode_get, inode_put
+from ferryfs.engine.mounts cimport mounts_sync
 from ferryfs.engine.request cimport reply
 from ferryfs.engine.server cimport INIT_HANDLE_KILLPRIV_V2, INIT_WRITEBACK_CACHE, NOT_SERVED, PUT_OFF, Request, Server
 from ferryfs.engine.sys cimport O_NONBLOCK, O_RDONLY, close, copy_file_range, fallocate, fdatasync, fsync, ioctl, lseek, syncfs
@@ -184,10 +185,8 @@ cdef int op_copy_file_range(Request *request) noexcept nogil:
 
 
 cdef int op_syncfs(Request *request) noexcept nogil:
-    """SYNCFS of the file system that the nodeid lies on (the guest sends it for each of its super blocks).
-
-    By an fd that was opened before anything was written: what could not be written back is told once to each fd that is open then,
-    and never to one that is opened later, say after somebody else's sync(1).
+    """SYNCFS of the file system that the nodeid lies on: the guest sends it for each of its super blocks. The root's is also that of
+    all mounts that are not announced, or to a guest that knows of none.
     """
     cdef Server *server = request.server
     cdef Inode *inode = inode_get(&server.inodes, request.head.nodeid)
@@ -196,16 +195,20 @@ cdef int op_syncfs(Request *request) noexcept nogil:
     cdef int lasting
     if inode == NULL:
         return -ENOENT
+    request.may_block(request)
     # The mount stays in the table as long as the inode is pinned.
-    lasting = server.inodes.mounts[inode.mount].fd
-    fd = lasting if lasting >= 0 else inode_open(&server.inodes, inode, O_RDONLY | O_NONBLOCK)
-    if fd < 0:
-        result = fd
-    else:
-        request.may_block(request)
-        if syncfs(fd) < 0:
-            result = -errno
-        if fd != lasting:
+    lasting = server.inodes.mounts[inode.mount].sync_fd
+    if inode.id == 1:
+        result = mounts_sync(&server.inodes, False)
+    elif lasting >= 0 and syncfs(lasting) < 0:
+        result = -errno
+    if lasting < 0 and result == 0:
+        fd = inode_open(&server.inodes, inode, O_RDONLY | O_NONBLOCK)
+        if fd < 0:
+            result = fd
+        else:
+            if syncfs(fd) < 0:
+                result = -errno
             close(fd)
     inode_put(&server.inodes, inode)
     return result

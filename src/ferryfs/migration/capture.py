@@ -62,6 +62,7 @@ CREATE_SUPP_GROUP: Final = 1 << 34
 # would exceed it, the guest goes on at the host's own offsets. And what an entry counts beside its name.
 HALF_READ_BYTES: Final = 64 << 20
 ENTRY_BYTES: Final = 24
+WORTH_TELLING_SECONDS: Final = 0.01
 # How many names of a kind a log line has.
 NAMED: Final = 5
 MAX_PAGES: Final = 256
@@ -82,6 +83,7 @@ class Capture:
         self._ground = Ground(share)
         # What collecting found beside the hints in the inode table.
         self._collected = Findings()
+        self._not_written: OSError | None = None
 
     def collect(self, cancelled: Callable[[], bool]) -> None:
         """Locates everything while the guest works on. Ends early when it is cancelled."""
@@ -89,6 +91,8 @@ class Capture:
         if not self._live.session()[0]:
             return
         self._live.begin()
+        # Once here, so that little is left for the stopped phase.
+        self._write_back()
         progress = Progress()
         # Who goes by handle needs no place, but its name proves at the destination that it lies in the share.
         if locate.check(self._live, self._ground, 1, cancelled, progress) and not self._by_handle:
@@ -110,6 +114,12 @@ class Capture:
             yield from self._empty()
             return
         self._live.begin()
+        self._write_back()
+        if self._not_written is not None:
+            raise StateError(
+                "what the guest has written can't be written to the share's file system: "
+                f"{self._not_written.strerror}; the destination would not have it"
+            )
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
             findings = self._confirm(cancelled, findings)
@@ -129,6 +139,19 @@ class Capture:
             self._live.inodes,
             1000 * (time.monotonic() - located),
         )
+
+    def _write_back(self) -> None:
+        """What this host caches of a network file system the destination does not see, and an error of writing it would
+        be told to nobody.
+        """
+        started = time.monotonic()
+        try:
+            self._live.write_back()
+        except OSError as error:
+            self._not_written = error
+        seconds = time.monotonic() - started
+        if seconds > WORTH_TELLING_SECONDS:
+            _LOG.info("Migration: %.0f ms to write what this host had cached of a network file system.", 1000 * seconds)
 
     def _locate(self, cancelled: Callable[[], bool], before: Findings) -> Findings:
         """Each inode is looked at once. Who goes by handle needs no name, so nothing is walked through for that."""

@@ -20,7 +20,7 @@ from ferryfs.engine.inode_fds cimport inode_fd
 from ferryfs.engine.inodes cimport (
     CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_slot, inode_hint, inode_put,
 )
-from ferryfs.engine.mounts cimport find_mount
+from ferryfs.engine.mounts cimport find_mount, mounts_sync
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.in_place cimport check_slot
@@ -381,6 +381,14 @@ cdef class LiveSource:
         found = [self.table.mounts[index].id for index in range(self.table.mount_count) if self.table.mounts[index].inodes]
         pthread_mutex_unlock(&self.table.lock)
         return found
+
+    def write_back(self):
+        """Has this host write what it caches of file systems that other hosts use. Raises OSError, when something is lost."""
+        cdef int result
+        with nogil:
+            result = mounts_sync(self.table, True)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
 
     def found(self, uint64_t id, uint64_t parent, bytes name):
         """Notes where an inode is; whether that can be said by a parent that the guest holds. It is looked at at once."""

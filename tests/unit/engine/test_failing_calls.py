@@ -21,7 +21,7 @@ from engine_calls import extensions
 from engine_guest import Call, Guest
 from namespaces import needs_mounts
 
-from ferryfs.passthrough.config import ShareConfig, Ternary
+from ferryfs.passthrough.config import HandleMode, ShareConfig, Ternary
 from ferryfs.passthrough.xattrmap import parse_rules
 from ferryfs.wire import fuse
 from ferryfs.wire.fuse import Op
@@ -33,7 +33,7 @@ pytestmark = [
 
 STRANGER = 1000
 KILL_SUIDGID = 4
-MODE, UID, SIZE, MTIME_NOW = 1, 2, 8, 256
+MODE, UID, SIZE, MTIME, MTIME_NOW = 1, 2, 8, 32, 256
 PATIENCE_SECONDS = 20.0
 CAPABILITY_RULES = parse_rules(":map::user.virtiofs.:")
 
@@ -133,7 +133,8 @@ def test_a_change_of_several_attributes_that_fails(guest: Guest) -> None:
     """Of truncate(2) and chown(2), which change times and mode along with it: either all or nothing."""
     nodeid = guest.lookup(b"file")
     with failing("utimensat:error=EIO", "fchownat:error=EDQUOT"):
-        guest.ask(Op.SETATTR, nodeid, fuse.SETATTR_IN.pack(valid=SIZE | MTIME_NOW, size=3))
+        for size, time_of in ((4, MTIME), (3, MTIME_NOW)):
+            guest.ask(Op.SETATTR, nodeid, fuse.SETATTR_IN.pack(valid=SIZE | time_of, size=size))
         body = fuse.SETATTR_IN.pack(valid=MODE | UID, mode=0o100600, uid=STRANGER)
         assert guest.refused(Op.SETATTR, nodeid, body) == errno.EDQUOT
     status = (guest.shared / "file").stat()
@@ -195,11 +196,16 @@ def failing_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @needs_mounts("mkfs.ext4")
-def test_what_could_not_be_written_back_is_told_to_the_guest_too(failing_disk: Path) -> None:
-    """Though somebody on the host has asked before."""
-    with Guest(failing_disk) as guest:
+@pytest.mark.parametrize("handles", [HandleMode.PREFER, HandleMode.NEVER])
+@pytest.mark.parametrize("below", [False, True])
+def test_what_could_not_be_written_back_is_told_to_the_guest_too(
+    failing_disk: Path, handles: HandleMode, below: bool
+) -> None:
+    """Though somebody on the host has asked before; also of a mount in the share that the guest does not know of."""
+    shared = failing_disk.parent if below else failing_disk
+    with Guest(shared, ShareConfig(handles=handles, announce_submounts=False)) as guest:
         (failing_disk / "file").touch()
-        nodeid = guest.lookup(b"file")
+        nodeid = guest.lookup(b"file", guest.lookup(b"folder") if below else 1)
         fh = guest.open(nodeid)
         for number in range(24 << 4):
             body = fuse.WRITE_IN.pack(fh=fh, offset=number << 16, size=1 << 16) + bytes([number % 255 + 1]) * (1 << 16)
