@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,20 @@ def test_the_source_serves_on_when_the_destination_refuses(
         assert (mountpoint / "still").read_text() == "served"
 
 
+def test_a_state_goes_into_a_file_only(tmp_path: Path, shared: Path, mountpoint: Path) -> None:
+    fifo, device = tmp_path / "fifo", tmp_path / "device"
+    os.mkfifo(fifo)
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    with mounted(tmp_path / "socket", mountpoint, "--daemon", daemon_line("ferryfsd", shared)):
+        for target in (fifo, device):
+            done = ferryfs("save", mountpoint, target, check=False)
+            assert done.returncode == 1
+            assert "the state goes into a file" in done.stderr
+        assert len(os.listdir(mountpoint)) == 20
+    assert fifo.is_fifo()
+    assert device.is_char_device()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_state_is_restored(name: str, tmp_path: Path, shared: Path, mountpoint: Path) -> None:
     file = tmp_path / "state"
@@ -149,6 +164,10 @@ def test_a_saved_state_is_restored(name: str, tmp_path: Path, shared: Path, moun
             assert (mountpoint / "dir3" / "file").read_text() == "content 3\n" * 1000
             assert len(os.listdir(mountpoint)) == 20
     file.write_bytes(b"\xff" * 10)
+    other = ferryfs("mount", "--restore", file, tmp_path / "socket", mountpoint, "--daemon", line, check=False)
+    assert other.returncode == 1
+    assert "was saved with another state" in other.stderr
+    (tmp_path / "state.mount").unlink()
     bad = ferryfs(
         "mount", "--restore", file, "--daemon", daemon_line(name, shared), tmp_path / "socket", mountpoint, check=False
     )
