@@ -1,7 +1,8 @@
 """Moving a mount from one daemon to another, or its state into a file, while the kernel's mount stays.
 
 The phases are those of a virtual machine's migration: announce (the source collects locations while requests go on),
-stop, save, load, start. Whatever fails before the destination is started, the source goes on serving.
+stop, save, load, start. Whatever fails before the destination is started, the source goes on serving. Until the rings
+are stopped, whoever asked for it can give it up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ferryfs.errors import OptionError, PeerError, StateError
+from ferryfs.errors import CancelledError, OptionError, PeerError, StateError
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VhostUserClient
 from ferryfs.frontend.control import Answer
@@ -156,16 +157,52 @@ class Mover:
     def _announce(self, source: Attachment, collect_s: float) -> None:
         if source.client.has(ProtocolFeature.LOG_SHMFD) and not source.logging:
             source.start_logging()
-        if collect_s > 0 and select.select([source.client], [], [], collect_s)[0]:
-            raise PeerError("The daemon went away while it collected.")
+        try:
+            self._wait(source, collect_s)
+        except BaseException:
+            source.stop_logging()
+            raise
+
+    def _wait(self, source: Attachment, seconds: float) -> None:
+        """Lets the daemon collect. Raises PeerError when it goes, CancelledError when nobody wants it to go on."""
+        asker = self._mount.asker
+        watch = select.poll()
+        watch.register(source.client, select.POLLIN)
+        if asker is not None:
+            watch.register(asker, select.POLLIN)
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            ready = {fd for fd, _ in watch.poll(max(0.0, left) * 1000)}
+            if source.client.fileno() in ready:
+                raise PeerError("The daemon went away while it collected.")
+            self._check_wanted()
+            if left <= 0:
+                return
+            if asker is not None and asker.fileno() in ready:
+                # It has closed its writing half. That it hangs up altogether is noticed without being asked for.
+                watch.modify(asker, 0)
+
+    def _check_wanted(self) -> None:
+        """Raises CancelledError when who asked for this has given it up."""
+        asker = self._mount.asker
+        if asker is not None and asker.gave_up():
+            raise CancelledError(f"Cancelled; the daemon goes on serving {self._mount.options.mountpoint}.")
 
     def _stop(self, source: Attachment, drain: bool, phases: Phases) -> list[int]:
         mount = self._mount
         mount.stop_readers()
-        if drain and not mount.pump.wait_idle(DRAIN_TIMEOUT_S):
+        try:
+            if drain and not mount.pump.wait_idle(DRAIN_TIMEOUT_S):
+                raise PeerError(
+                    f"The daemon still has requests in flight after {DRAIN_TIMEOUT_S:.0f} s: try --no-drain."
+                )
+            # The last moment at which nothing has happened yet.
+            self._check_wanted()
+        except BaseException:
             source.stop_logging()
             mount.start_readers()
-            raise PeerError(f"The daemon still has requests in flight after {DRAIN_TIMEOUT_S:.0f} s: try --no-drain.")
+            raise
         phases.done("drain" if drain else "pause")
         bases = source.stop()
         phases.done("stop rings")
