@@ -380,6 +380,7 @@ class Restore:
                 everything.extend(more)
             except OSError as error:
                 wanted.gone = error.errno == errno.ESTALE
+                wanted.unasked = error.errno == errno.EPERM
                 still.append(wanted)
                 everything.extend(taken_along(wanted, below))
         return self._walk(still, carried) if still else still
@@ -396,6 +397,11 @@ class Restore:
         folders = [wanted.parent for wanted in wanted_by.values() if wanted.parent]
         looking = search.Search(self._share, self._live, self._mounts, self._config.search_limit)
         found = {wanted.inode.id for wanted in looking.run(wanted_by, folders, self._file)}
+        for wanted in wanted_by.values():
+            # 1. The walk has seen directory "b"; 2. somebody moves the file there, from "c"; 3. the walk sees "c". A
+            # guest that has it only cached looks its name up anew, so no harm comes of it. Who can ask by the handle
+            # does: one that was moved out of the share is lost then, and named.
+            wanted.gone |= looking.seen_all and wanted.unasked
         return [wanted for wanted in missing if wanted.inode.id not in found]
 
     def _copy_check(self, missing: list[Wanted], carried: Carried) -> None:
