@@ -301,7 +301,7 @@ class Restore:
         with suppress(OSError):
             if isinstance(location, ByHandle) and (expected is None or expected.handle):
                 return self._handles.open_located(location.handle, expected)
-            if self._same and expected and expected.openable:
+            if self._same and expected and self._leads_to_it(expected):
                 return self._handles.open(expected)
         try:
             wanted.hollow = unlinked.is_hollow(record)
@@ -327,6 +327,10 @@ class Restore:
     def _counts(self, expected: Expected) -> bool:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
         return bool(expected.handle) and expected.mount in self._mounts.same
+
+    def _leads_to_it(self, expected: Expected) -> bool:
+        """Whether the file handle opens the source's inode here, to whom that is allowed."""
+        return bool(expected.handle) and expected.openable and self._handles.knows(expected.mount)
 
     def _expected_handle(self, wanted: Wanted, carried: Carried) -> tuple[int, bytes] | None:
         """What it must have; None when nobody knows, or when it was made anew from its content."""
@@ -365,7 +369,7 @@ class Restore:
             wanted = everything.popleft()
             expected = carried.identities.get(wanted.inode.id)
             located = isinstance(wanted.inode.location, ByHandle)
-            if located or expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+            if located or expected is None or not self._leads_to_it(expected):
                 still.append(wanted)
                 everything.extend(taken_along(wanted, below))
                 continue
@@ -471,7 +475,7 @@ class Restore:
     def _revive(self, record: Unlinked, carried: Carried) -> tuple[int, bool]:
         """(fd of the inode, whether it was made anew): the source's own while it lives. Raises OSError, StateError."""
         expected = carried.identities.get(record.inode)
-        if self._same and expected and expected.openable:
+        if self._same and expected and self._leads_to_it(expected):
             with suppress(OSError):
                 return self._handles.open(expected), False
         return unlinked.make(self._share, record, []), True
