@@ -28,7 +28,7 @@ from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.trailer_records import Unlinked
+from ferryfs.migration.trailer_records import Content, Unlinked
 from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
 from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
@@ -305,10 +305,25 @@ class Restore:
                 return self._handles.open(expected)
         try:
             wanted.hollow = unlinked.is_hollow(record)
-            return unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
+            return self._make(record, carried.contents.get(wanted.inode.id, []), expected)
         except StateError as error:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
+
+    def _make(self, record: Unlinked, pieces: list[Content], expected: Expected | None) -> int:
+        """A nameless inode in the file system that it was in, if that can be, else in the share's own. Raises OSError,
+        StateError.
+        """
+        path = self._mounts.paths.get(expected.mount) if expected else None
+        if path is not None:
+            # It may be read-only, full, or a single file.
+            with suppress(OSError):
+                folder = self._share.open(path, os.O_PATH | os.O_DIRECTORY)
+                try:
+                    return unlinked.make(self._share, record, pieces, folder)
+                finally:
+                    os.close(folder)
+        return unlinked.make(self._share, record, pieces, self._share.root_fd)
 
     def _fault(self, fd: int, wanted: Wanted, carried: Carried) -> str:
         """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
@@ -478,7 +493,7 @@ class Restore:
         if self._same and expected and self._leads_to_it(expected):
             with suppress(OSError):
                 return self._handles.open(expected), False
-        return unlinked.make(self._share, record, []), True
+        return self._make(record, [], expected), True
 
     # ---- open files
     # ------------------------------------------------------------------------------------------------------

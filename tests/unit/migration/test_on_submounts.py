@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import pytest
 from namespaces import needs_mounts
 
 from ferryfs.passthrough.config import MigrationConfig
-from ferryfs.wire.fuse import Op
-from migration.sides import FIND_PATHS, MODES, Side, loaded, mode_of, refusal
+from ferryfs.wire.fuse import READ_IN, Op
+from migration.sides import FIND_PATHS, GUEST_ERROR, MODES, Side, loaded, mode_of, refusal
 
 pytestmark = needs_mounts("mkfs.ext4")
 
@@ -99,6 +99,71 @@ def test_a_cached_one_that_is_gone(below: Path) -> None:
         unlinked(below)
         with loaded(data, below.parent) as destination:
             assert destination.guest.refused(Op.GETATTR, node, bytes(16))
+
+
+@pytest.fixture(params=["tmpfs", "ext4", "ramfs"])
+def on_a_read_only_root(request: pytest.FixtureRequest, tmp_path: Path, mount: Mount) -> Path:
+    """As ``below``, but nothing can be made in the root."""
+    (tmp_path / "share" / "m").mkdir(parents=True)
+    share = mount("share", "--bind", tmp_path / "share")
+    subprocess.run(["mount", "-o", "remount,ro,bind", share], check=True)
+    words = ["-t", request.param, "none"]
+    if request.param == "ext4":
+        words = ["-o", "loop", str(image(tmp_path / "image"))]
+    return filled(mount("share/m", *words))
+
+
+@pytest.mark.parametrize("host", [None, b"another host"], ids=["same-host", "other-host"])
+def test_it_is_made_anew_where_it_was(host: bytes | None, on_a_read_only_root: Path) -> None:
+    """An open file whose last name is gone, and a directory that somebody sits in: in their own file system."""
+    below = on_a_read_only_root
+    with Side(below.parent) as source:
+        node, folder = source.walk("m/d/file"), source.walk("m/d")
+        fh = source.guest.open(node, os.O_RDWR)
+        sitting = source.guest.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        shutil.rmtree(below / "d")
+        source.stop()
+        data = source.save()
+    # The source is gone, and with it the file.
+    with Side(below.parent, init=False, host=host) as destination:
+        destination.stop()
+        destination.load(data)
+        destination.go_on()
+        assert destination.read(node, fh) == b"as it was"
+        destination.write(node, fh, b"AS")
+        assert destination.read(node, fh) == b"AS it was"
+        assert destination.guest.ask(Op.READDIR, folder, READ_IN.pack(fh=sitting, size=4096)) == b""
+        assert devices_of_deleted(below.parent) == {below.stat().st_dev}
+    assert [*below.iterdir()] == [*below.glob("lost+found")]
+    assert [*below.parent.iterdir()] == [below]
+
+
+def test_there_is_no_such_mount_or_nothing_can_be_made_in_it(below: Path, tmp_path: Path) -> None:
+    """Then it is made in the share's own file system, as in a copy."""
+    copy = tmp_path / "copy"
+    (copy / "m" / "d").mkdir(parents=True)
+    with Side(below.parent) as source:
+        node = source.walk("m/d/file")
+        fh = source.guest.open(node)
+        unlinked(below)
+        source.stop()
+        data = source.save()
+    with loaded(data, copy, GUEST_ERROR) as destination:
+        assert destination.read(node, fh) == b"as it was"
+    subprocess.run(["mount", "-o", "remount,ro,bind", below], check=True)
+    with loaded(data, below.parent) as destination:
+        assert destination.read(node, fh) == b"as it was"
+
+
+def devices_of_deleted(share: Path) -> set[int]:
+    """Of the file systems on which this process has something open that was below ``share`` and has no name."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if path.startswith(f"{share}/") and path.endswith(" (deleted)"):
+                found.add(os.stat(f"/proc/self/fd/{fd}").st_dev)
+    return found
 
 
 def test_another_file_system_is_mounted_there(tmp_path: Path, mount: Mount) -> None:
