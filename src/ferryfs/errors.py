@@ -35,5 +35,11 @@ class StateError(FerryError):
     """The fault of a migration state: bytes that are not a state, or a state that can't be restored here."""
 
 
+class CancelledError(FerryError):
+    """Nobody's fault: who asked for something gave it up before it was done."""
+
+    exit_code = 130
+
+
 class PeerError(FerryError):
     """The back-end's fault, seen from our front-end: a daemon that answers wrongly or not at all."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
+import signal
+import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +18,8 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon
 
-from interop.mounting import NAMES, daemon_command, daemon_line, ferryfs, mounted, needs_fuse
+from ferryfs.frontend.control import ask
+from interop.mounting import NAMES, PATIENCE_SECONDS, daemon_command, daemon_line, ferryfs, mounted, needs_fuse
 
 pytestmark = needs_fuse
 
@@ -134,6 +140,52 @@ def test_the_source_serves_on_when_the_destination_refuses(
         assert (mountpoint / "still").read_text() == "served"
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("command", ["migrate", "save"])
+def test_it_is_cancelled_while_the_daemon_collects(
+    command: str, how: signal.Signals, tmp_path: Path, shared: Path, mountpoint: Path, start_daemon: StartDaemon
+) -> None:
+    """By Ctrl-C, or because the command dies: the source serves on, and the destination is let go."""
+    source, target, later = (start_daemon(daemon_command("ferryfsd"), shared, ["--sandbox=none"]) for _ in range(3))
+    state = tmp_path / "state"
+    with mounted(source.socket, mountpoint), (mountpoint / "dir3" / "file").open() as held:
+        place = target.socket if command == "migrate" else state
+        line = [sys.executable, "-m", "ferryfs.cli.tool", command, "--collect", "20", str(mountpoint), str(place)]
+        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True) as asking:
+            while "while the guest works on" not in source.log_text():
+                assert asking.poll() is None
+                select.select([], [], [], 0.02)
+            asking.send_signal(how)
+            _, said = asking.communicate(timeout=PATIENCE_SECONDS)
+        if how == signal.SIGINT:
+            assert said == f"ferryfs {command}: Cancelled; the daemon goes on serving {mountpoint}.\n"
+            assert asking.returncode == 130
+        # It is answered when the command before it is done.
+        assert ask(str(mountpoint), "status")["source"] == str(source.socket)
+        if command == "migrate":
+            assert target.wait() == 0
+        assert held.read() == "content 3\n" * 1000
+        assert not state.exists()
+        ferryfs("migrate", mountpoint, later.socket)
+        assert source.wait() == 0
+        assert "inodes and" not in target.log_text()
+        assert len(os.listdir(mountpoint)) == 20
+
+
+def test_a_state_goes_into_a_file_only(tmp_path: Path, shared: Path, mountpoint: Path) -> None:
+    fifo, device = tmp_path / "fifo", tmp_path / "device"
+    os.mkfifo(fifo)
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    with mounted(tmp_path / "socket", mountpoint, "--daemon", daemon_line("ferryfsd", shared)):
+        for target in (fifo, device):
+            done = ferryfs("save", mountpoint, target, check=False)
+            assert done.returncode == 1
+            assert "the state goes into a file" in done.stderr
+        assert len(os.listdir(mountpoint)) == 20
+    assert fifo.is_fifo()
+    assert device.is_char_device()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_state_is_restored(name: str, tmp_path: Path, shared: Path, mountpoint: Path) -> None:
     file = tmp_path / "state"
@@ -149,6 +201,10 @@ def test_a_saved_state_is_restored(name: str, tmp_path: Path, shared: Path, moun
             assert (mountpoint / "dir3" / "file").read_text() == "content 3\n" * 1000
             assert len(os.listdir(mountpoint)) == 20
     file.write_bytes(b"\xff" * 10)
+    other = ferryfs("mount", "--restore", file, tmp_path / "socket", mountpoint, "--daemon", line, check=False)
+    assert other.returncode == 1
+    assert "was saved with another state" in other.stderr
+    (tmp_path / "state.mount").unlink()
     bad = ferryfs(
         "mount", "--restore", file, "--daemon", daemon_line(name, shared), tmp_path / "socket", mountpoint, check=False
     )

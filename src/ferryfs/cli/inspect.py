@@ -209,7 +209,8 @@ def _record_line(record: Record) -> str:
                 "" if record.has_content else ", attributes only"
             )
         case HalfRead():
-            return f"half-read directory, handle {record.handle}: {len(record.entries)} entries to come"
+            entries = sum(bool(entry.name) for entry in record.entries)
+            return f"half-read directory, handle {record.handle}: {entries} entries"
         case Names(names):
             return "names: " + ", ".join(f"#{name.inode} {_safe(name.name)}" for name in names[:10])
         case _:

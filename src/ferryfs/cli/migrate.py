@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ferryfs.errors import CancelledError
 from ferryfs.frontend.control import ask
 
 _DOWNTIME_FROM: Final = ("drain", "pause")
@@ -27,11 +29,14 @@ def _parser(prog: str, description: str, last: str, last_help: str) -> argparse.
 
 def _run(arguments: argparse.Namespace, command: str, **more: object) -> int:
     common = {"drain": not arguments.no_drain, "collect_s": arguments.collect}
-    answer = ask(arguments.mountpoint, command, {**common, **more})
-    if arguments.json:
-        print(json.dumps(answer))
-    else:
-        print(report(answer))
+    interrupted: list[bool] = []
+    try:
+        answer = ask(arguments.mountpoint, command, {**common, **more}, on_interrupt=lambda: interrupted.append(True))
+    except KeyboardInterrupt:
+        raise CancelledError("It may be too late to cancel, and is not waited for: it goes on.") from None
+    print(json.dumps(answer) if arguments.json else report(answer))
+    if interrupted:
+        print(f"ferryfs {command}: It was too late to cancel: it is done.", file=sys.stderr)
     return 0
 
 

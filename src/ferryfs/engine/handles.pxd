@@ -19,7 +19,8 @@ cdef enum:
 
 
 # An entry of a half-read directory that the guest has not seen yet, carried over from the source. The rest of such a directory is
-# served from here, whatever the destination's file system would say at that offset.
+# served from here, whatever the destination's file system would say at that offset. Without a name it is no entry, but only a
+# place that the guest may go on from.
 cdef struct CarriedEntry:
     uint64_t cookie
     uint64_t ino
@@ -30,6 +31,7 @@ cdef struct CarriedEntry:
 cdef struct DirStream:
     pthread_mutex_t lock        # one READDIR at a time: the offset is the fd's. Leaf.
     int64_t position            # behind the last entry that was given; -1: unknown
+    int64_t first               # behind the first one that was given since the listing began anew; 0: none was
     uint8_t *rest               # struct linux_dirent64 from `position` on that were read and not given; NULL: the fd stands there
     uint32_t rest_at            # bytes of it given by now
     uint32_t rest_length        # bytes

@@ -96,14 +96,14 @@ cdef int serve_carried(Request *request, Handle *handle, uint64_t *offset, bint 
         # From now on the guest has this host's cookies, and an equal one may mean another place.
         dir_drop_carried(dir)
         return 0
-    # carried[0] stands for the place itself (its cookie is where the guest had got to); its name is empty.
+    # carried[0] stands for the place itself (its cookie is where the guest had got to); its name is empty. So may others'.
     while i < dir.carried_count and dir.carried[i].cookie != offset[0]:
         i += 1
     if i == dir.carried_count:
         return 0
     i += 1
     while i < dir.carried_count:
-        if put_entry(
+        if dir.carried[i].name[0] != 0 and put_entry(
             request, handle, dir.carried[i].ino, dir.carried[i].cookie, dir.carried[i].type, dir.carried[i].name, plus, limit
         ) != 0:
             break
@@ -129,6 +129,8 @@ cdef int give(
         if result != 0:
             return result
         handle.dir.position = <int64_t>following
+        if handle.dir.first == 0:
+            handle.dir.first = <int64_t>following
         at[0] += record
     return 0
 
@@ -157,6 +159,8 @@ cdef int fill(Request *request, Handle *handle, uint64_t offset, bint plus, uint
         batch = DENTS_AT_LEAST
     if serve_carried(request, handle, &offset, plus, limit):
         return 0
+    if offset == 0:
+        dir.first = 0
     # From the beginning always means anew: rewinddir(3) shows what has changed.
     if dir.position != <int64_t>offset or (offset == 0 and dir.rest != NULL):
         dir_drop_rest(&request.server.handles, dir)

@@ -1,21 +1,24 @@
 """Moving a mount from one daemon to another, or its state into a file, while the kernel's mount stays.
 
 The phases are those of a virtual machine's migration: announce (the source collects locations while requests go on),
-stop, save, load, start. Whatever fails before the destination is started, the source goes on serving.
+stop, save, load, start. Whatever fails before the destination is started, the source goes on serving. Until the rings
+are stopped, whoever asked for it can give it up.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ferryfs.errors import OptionError, PeerError, StateError
+from ferryfs.errors import CancelledError, OptionError, PeerError, StateError
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VhostUserClient
 from ferryfs.frontend.control import Answer
@@ -31,6 +34,12 @@ COLLECT_S: Final = 0.5
 FIRST_ANSWER_TIMEOUT_S: Final = 10.0
 UNLOOKED_S: Final = 3.0
 """After how long without an answer the destination is taken for one that waits for a kick."""
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class Phases:
@@ -120,8 +129,7 @@ class Mover:
         """
         source = self._mount.attachment
         phases = Phases()
-        if not file.parent.is_dir():
-            raise OptionError(f"The folder of {file} does not exist.")
+        check_snapshot_place(file)
         self._announce(source, collect_s)
         phases.done("collect")
         bases = self._stop(source, drain, phases)
@@ -149,16 +157,52 @@ class Mover:
     def _announce(self, source: Attachment, collect_s: float) -> None:
         if source.client.has(ProtocolFeature.LOG_SHMFD) and not source.logging:
             source.start_logging()
-        if collect_s > 0 and select.select([source.client], [], [], collect_s)[0]:
-            raise PeerError("The daemon went away while it collected.")
+        try:
+            self._wait(source, collect_s)
+        except BaseException:
+            source.stop_logging()
+            raise
+
+    def _wait(self, source: Attachment, seconds: float) -> None:
+        """Lets the daemon collect. Raises PeerError when it goes, CancelledError when nobody wants it to go on."""
+        asker = self._mount.asker
+        watch = select.poll()
+        watch.register(source.client, select.POLLIN)
+        if asker is not None:
+            watch.register(asker, select.POLLIN)
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            ready = {fd for fd, _ in watch.poll(max(0.0, left) * 1000)}
+            if source.client.fileno() in ready:
+                raise PeerError("The daemon went away while it collected.")
+            self._check_wanted()
+            if left <= 0:
+                return
+            if asker is not None and asker.fileno() in ready:
+                # It has closed its writing half. That it hangs up altogether is noticed without being asked for.
+                watch.modify(asker, 0)
+
+    def _check_wanted(self) -> None:
+        """Raises CancelledError when who asked for this has given it up."""
+        asker = self._mount.asker
+        if asker is not None and asker.gave_up():
+            raise CancelledError(f"Cancelled; the daemon goes on serving {self._mount.options.mountpoint}.")
 
     def _stop(self, source: Attachment, drain: bool, phases: Phases) -> list[int]:
         mount = self._mount
         mount.stop_readers()
-        if drain and not mount.pump.wait_idle(DRAIN_TIMEOUT_S):
+        try:
+            if drain and not mount.pump.wait_idle(DRAIN_TIMEOUT_S):
+                raise PeerError(
+                    f"The daemon still has requests in flight after {DRAIN_TIMEOUT_S:.0f} s: try --no-drain."
+                )
+            # The last moment at which nothing has happened yet.
+            self._check_wanted()
+        except BaseException:
             source.stop_logging()
             mount.start_readers()
-            raise PeerError(f"The daemon still has requests in flight after {DRAIN_TIMEOUT_S:.0f} s: try --no-drain.")
+            raise
         phases.done("drain" if drain else "pause")
         bases = source.stop()
         phases.done("stop rings")
@@ -213,20 +257,51 @@ def snapshot_companion(file: Path) -> Path:
     return file.with_name(file.name + ".mount")
 
 
+def check_snapshot_place(file: Path) -> None:
+    """Whether a state can be written there: both its files are new, or replace files. Raises OptionError."""
+    if not file.parent.is_dir():
+        raise OptionError(f"The folder of {file} does not exist.")
+    for path in (file, snapshot_companion(file)):
+        try:
+            kind = stat.S_IFMT(path.lstat().st_mode)
+        except OSError:
+            continue
+        if kind != stat.S_IFREG:
+            what = _KINDS.get(kind, "a device")
+            raise OptionError(f"{path} is {what}; the state goes into a file, and another one beside it.")
+
+
 def write_snapshot(file: Path, state: bytes, init_answer: bytes) -> None:
-    """Writes both files whole or not at all. Raises OptionError."""
-    companion = json.dumps({"format": 1, "init_answer": init_answer.hex()}).encode() + b"\n"
+    """Writes both files whole or not at all. Raises OptionError.
+
+    Both are there under other names before the first one gets its own. Should the power fail in between, the old state
+    has the new companion, which says so: each companion knows its state.
+    """
+    check_snapshot_place(file)
+    companion = {"format": 1, "init_answer": init_answer.hex(), "state_sha256": hashlib.sha256(state).hexdigest()}
+    contents = {snapshot_companion(file): json.dumps(companion).encode() + b"\n", file: state}
+    scratches = {path: path.with_name(path.name + ".partial") for path in contents}
     try:
-        for path, data in ((file, state), (snapshot_companion(file), companion)):
-            scratch = path.with_name(path.name + ".partial")
-            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(fd)
-            scratch.replace(path)
+        try:
+            for path, data in contents.items():
+                _write_whole(scratches[path], data)
+            for path, scratch in scratches.items():
+                scratch.replace(path)
+        finally:
+            for scratch in scratches.values():
+                scratch.unlink(missing_ok=True)
     except OSError as error:
         raise OptionError(f"{file} can't be written: {error.strerror}.") from error
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """A new file, on the disk when this returns. What an earlier save left under the name goes. Raises OSError."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(fd)
 
 
 def read_snapshot(file: Path) -> tuple[bytes, bytes]:
@@ -239,11 +314,15 @@ def read_snapshot(file: Path) -> tuple[bytes, bytes]:
         raise StateError(f"The state {file} can't be read: {error.strerror}.") from error
     try:
         companion = json.loads(snapshot_companion(file).read_bytes())
-        return state, bytes.fromhex(companion["init_answer"])
+        init_answer = bytes.fromhex(companion["init_answer"])
+        saved = companion.get("state_sha256")
     except FileNotFoundError:
         return state, _least_init_answer()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StateError(f"{snapshot_companion(file)} is not what `ferryfs save` writes: {error}.") from error
+    if saved is not None and saved != hashlib.sha256(state).hexdigest():
+        raise StateError(f"{snapshot_companion(file)} was saved with another state than {file}: save once more.")
+    return state, init_answer
 
 
 def _least_init_answer() -> bytes:

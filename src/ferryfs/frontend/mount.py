@@ -26,7 +26,7 @@ from ferryfs.errors import FerryError, OptionError, PeerError, SetupError
 from ferryfs.frontend import kernel
 from ferryfs.frontend.attachment import Attachment, negotiate
 from ferryfs.frontend.client import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VhostUserClient
-from ferryfs.frontend.control import Answer, ControlServer, control_path
+from ferryfs.frontend.control import Answer, Asker, ControlServer, control_path
 from ferryfs.frontend.daemon_process import DaemonProcess
 from ferryfs.frontend.driver import DriverQueue
 from ferryfs.frontend.fuse_mount import SLOT_SIZE, FusePump
@@ -107,6 +107,11 @@ class Mount:
         if self._pump is None:
             raise SetupError(f"{self.options.mountpoint} is not mounted yet.")
         return self._pump
+
+    @property
+    def asker(self) -> Asker | None:
+        """Who waits for the command that the mount carries out now."""
+        return self._control.asker if self._control is not None else None
 
     def start(self, init_answer: bytes = b"") -> None:
         """Mounts and starts all threads; the daemon is being asked for INIT when this returns.

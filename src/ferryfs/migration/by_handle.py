@@ -38,16 +38,21 @@ class Handles:
         self._why: dict[int, str] = {}
         # (st_dev, st_ino) of directories that are known to lie in the share.
         self._inside: set[tuple[int, int]] = set()
-        self._root = -1
+        self._here = MountsHere()
+        # Index in the trailer's Mounts -> a readable descriptor here, of those that were asked for.
+        self._roots: dict[int, int] = {}
 
     def close(self) -> None:
-        for fd in {*self.fds.values(), self._root} - {-1}:
+        for fd in {*self.fds.values(), *self._roots.values()}:
             os.close(fd)
         self.fds.clear()
-        self._root = -1
+        self._roots.clear()
 
     def open_mounts(self, named: Iterable[MountPath], here: MountsHere) -> None:
-        """A descriptor on each mount that the state names; what can't be used is left out, and logged."""
+        """A descriptor on each mount that the state names; what can't be used is left out, and logged. ``here``: what
+        became of the trailer's.
+        """
+        self._here = here
         for mount in named:
             path = mount.path.encode()
             why = here.missing.get(path) or here.other.get(mount.mount_id) or ""
@@ -83,15 +88,13 @@ class Handles:
         return fd
 
     def open(self, expected: Expected) -> int:
-        """An O_PATH fd of an inode of the share's own mount by its handle, shown to lie in the share. Raises OSError.
+        """An O_PATH fd of an inode by its handle, shown to lie in the share. Raises OSError.
 
-        A file that the kernel knows no path of (nobody has looked it up here) can't be shown to: a walk has to find it.
+        Only on mounts that are proven to be the source's own file systems. A file that the kernel knows no path of
+        (nobody has looked it up here) can't be shown to: a walk has to find it.
         """
-        if expected.mount != 0:
-            raise OSError(errno.ENODEV, "its mount is not the share's own")
-        if self._root < 0:
-            self._root = self._open_root()
-        fd = _syscalls.open_by_handle_at(self._root, expected.handle_type, expected.handle, os.O_PATH | os.O_NOFOLLOW)
+        root = self._root_of(expected.mount)
+        fd = _syscalls.open_by_handle_at(root, expected.handle_type, expected.handle, os.O_PATH | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
             inside = self.within(fd) if stat.S_ISDIR(status.st_mode) else self._is_at_its_path(fd)
@@ -101,6 +104,36 @@ class Handles:
             os.close(fd)
             raise
         return fd
+
+    def knows(self, mount: int) -> bool:
+        """Whether a handle on this mount (index in the trailer's Mounts) says anything here."""
+        return mount in self._here.same
+
+    def _root_of(self, mount: int) -> int:
+        """A readable descriptor on a mount that is the source's own file system. Raises OSError."""
+        if mount in self._roots:
+            return self._roots[mount]
+        if not self.knows(mount):
+            raise OSError(errno.ENODEV, "its mount is not proven to be the source's")
+        self._roots[mount] = self._open_root() if mount == 0 else self._open_submount(mount)
+        return self._roots[mount]
+
+    def _open_submount(self, mount: int) -> int:
+        """Opens the root of a mount below the share's own. Raises OSError.
+
+        1. The mount is looked at, and is the source's; 2. somebody mounts another file system over it; 3. handles are
+        opened there. So it is the mount id that was looked at that counts.
+        """
+        fd = self._share.open(self._here.paths[mount])
+        try:
+            if mount_id(fd) != self._here.ids[mount]:
+                raise OSError(errno.ENODEV, "something else is mounted there now")
+            if not stat.S_ISDIR(os.fstat(fd).st_mode) and not stat.S_ISREG(os.fstat(fd).st_mode):
+                # Opening a device may do more than give a descriptor.
+                raise OSError(errno.ENODEV, "its mount can't be opened")
+            return self._share.reopen(fd, os.O_RDONLY | os.O_NONBLOCK)
+        finally:
+            os.close(fd)
 
     def _proven(self, fd: int, handle: FileHandle, expected: Expected | None) -> bool:
         status = os.fstat(fd)

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import _syscalls, codec, trailer, unlinked
+from ferryfs.migration import codec, trailer, unlinked
 from ferryfs.migration.collect import locate
 from ferryfs.migration.collect.ground import Ground
 from ferryfs.migration.collect.locate import Findings
@@ -360,11 +360,12 @@ class Capture:
             carried = self._live.carried(handle)
             if not carried and position == 0:
                 continue
-            start = carried[0][0] if carried else 0
-            rest = carried[1:] if carried else self._entries(fd, left)
-            if rest is None:
+            found = (carried[0][0], carried[1:]) if carried else self._rest_of(handle, left)
+            if found is None:
                 too_large.append(inode)
-            elif rest:
+                continue
+            start, rest = found
+            if start or rest:
                 left = max(0, left - sum(ENTRY_BYTES + len(name) for *_, name in rest))
                 yield HalfRead(handle, start, tuple(DirectoryEntry(*entry) for entry in rest), True)
         if too_large:
@@ -376,16 +377,13 @@ class Capture:
                 _listed([self._name(number) for number in too_large]),
             )
 
-    @staticmethod
-    def _entries(fd: int, most_bytes: int) -> list[tuple[int, int, int, bytes]] | None:
-        """The whole directory: the guest may go on at any offset that it was ever given. None when it is too large."""
-        with suppress(OSError):
-            again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                return _syscalls.read_directory(again, most_bytes)
-            finally:
-                os.close(again)
-        return []
+    def _rest_of(self, handle: int, most_bytes: int) -> tuple[int, list[tuple[int, int, int, bytes]]] | None:
+        """Of an open directory: what the guest may still ask for, as ``LiveSource.rest_of``; nothing when it can't be
+        read.
+        """
+        with suppress(KeyError, OSError):
+            return self._live.rest_of(handle, most_bytes)
+        return 0, []
 
     def _carries(self, hidden: bool) -> bool:
         """A hidden file is gone when the source ends, so a handle of it is worth nothing."""

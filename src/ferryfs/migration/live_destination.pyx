@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EIO, ENFILE, ENOMEM, EOPNOTSUPP, ESTALE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strdup
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from array import array
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ferryfs.engine.device cimport Device
 from ferryfs.engine.handles cimport (
-    HANDLE_CHUNK, HANDLE_DIR, HANDLE_INVALID, HANDLE_USED, CarriedEntry, DirStream, Handle, HandleTable, free_slot, take_slot,
+    HANDLE_CHUNK, HANDLE_DIR, HANDLE_INVALID, HANDLE_USED, DirStream, Handle, HandleTable, free_slot, take_slot,
 )
 from ferryfs.engine.index cimport INDEX_NONE, hash_u64, index_add
 from ferryfs.engine.identity cimport identify, identify_stat
@@ -33,6 +33,7 @@ from ferryfs.engine.sys cimport (
     AT_EMPTY_PATH, MAX_HANDLE_SIZE, O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFREG, STATX_BASIC_STATS, SYS_statx, Statx, close, syscall,
 )
 from ferryfs.engine.threads cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.half_read cimport carry
 
 from ferryfs.migration import deferred, refill
 
@@ -379,27 +380,14 @@ cdef class LiveDestination:
         and has no name. Raises KeyError.
         """
         cdef uint32_t slot
-        cdef uint32_t index
         cdef Handle *handle
-        cdef CarriedEntry *carried
         for slot in range(self.handles.slots):
             handle = &self.handles.chunks[slot // HANDLE_CHUNK][slot % HANDLE_CHUNK]
             if handle.state & HANDLE_USED and handle.id == fh and handle.dir != NULL and handle.dir.carried == NULL:
                 break
         else:
             raise KeyError(fh)
-        carried = <CarriedEntry *>calloc(len(entries), sizeof(CarriedEntry))
-        if carried == NULL:
-            raise MemoryError
-        for index, (cookie, ino, kind, name) in enumerate(entries):
-            carried[index].cookie = cookie
-            carried[index].ino = ino
-            carried[index].type = kind
-            carried[index].name = strdup(<const char *><bytes>name)
-            if carried[index].name == NULL:
-                raise MemoryError
-        handle.dir.carried = carried
-        handle.dir.carried_count = <uint32_t>len(entries)
+        carry(handle.dir, entries)
 
     def settings(self):
         """The INIT flags that this daemon grants when a guest offers them all."""

@@ -23,6 +23,7 @@ from ferryfs.engine.inodes cimport (
 from ferryfs.engine.mounts cimport find_mount, mounts_sync
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
+from ferryfs.migration.half_read cimport rest_of
 from ferryfs.migration.in_place cimport check_slot
 from ferryfs.migration.live_encode cimport encode_files, encode_slots
 from ferryfs.migration.live_identities cimport identity_payloads
@@ -555,6 +556,12 @@ cdef class LiveSource:
                     for index in range(handle.dir.carried_count)
                 ]
         return []
+
+    def rest_of(self, uint64_t fh, size_t most_bytes):
+        """What the guest may still ask for of a directory that it reads: (offset of the first entry, [(cookie, inode number,
+        kind, name)]), None when it is more than ``most_bytes``. KeyError, OSError.
+        """
+        return rest_of(self.handles, self.table, fh, most_bytes)
 
 
 cdef bint is_provable(const Inode *inode) noexcept nogil:

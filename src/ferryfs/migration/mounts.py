@@ -26,6 +26,8 @@ class MountsHere:
     same: set[int] = field(default_factory=set)
     # Index -> mount id here, of the same ones.
     ids: dict[int, int] = field(default_factory=dict)
+    # Index -> path, of all that something is mounted at here, the same or not.
+    paths: dict[int, bytes] = field(default_factory=dict)
     # Path -> why it can't be used, of those that are missing.
     missing: dict[bytes, str] = field(default_factory=dict)
     # The source's mount id -> why its file handles can't be used, of those that are another file system here.
@@ -50,6 +52,7 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool) -> MountsHere:
             if not _is_mount_point(share, mount.path, fd):
                 found.missing[mount.path] = f"nothing is mounted at {os.fsdecode(mount.path)!r} here"
                 continue
+            found.paths[index] = mount.path
             here = share.identity_of(fd)
             verdict = identity.same_directory(mount.identity, here) if here else None
             if verdict is not None and verdict.sameness is Sameness.SAME:

@@ -28,7 +28,7 @@ from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.trailer_records import Unlinked
+from ferryfs.migration.trailer_records import Content, Unlinked
 from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
 from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
@@ -301,14 +301,29 @@ class Restore:
         with suppress(OSError):
             if isinstance(location, ByHandle) and (expected is None or expected.handle):
                 return self._handles.open_located(location.handle, expected)
-            if self._same and expected and expected.openable:
+            if self._same and expected and self._leads_to_it(expected):
                 return self._handles.open(expected)
         try:
             wanted.hollow = unlinked.is_hollow(record)
-            return unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
+            return self._make(record, carried.contents.get(wanted.inode.id, []), expected)
         except StateError as error:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
+
+    def _make(self, record: Unlinked, pieces: list[Content], expected: Expected | None) -> int:
+        """A nameless inode in the file system that it was in, if that can be, else in the share's own. Raises OSError,
+        StateError.
+        """
+        path = self._mounts.paths.get(expected.mount) if expected else None
+        if path is not None:
+            # It may be read-only, full, or a single file.
+            with suppress(OSError):
+                folder = self._share.open(path, os.O_PATH | os.O_DIRECTORY)
+                try:
+                    return unlinked.make(self._share, record, pieces, folder)
+                finally:
+                    os.close(folder)
+        return unlinked.make(self._share, record, pieces, self._share.root_fd)
 
     def _fault(self, fd: int, wanted: Wanted, carried: Carried) -> str:
         """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
@@ -327,6 +342,10 @@ class Restore:
     def _counts(self, expected: Expected) -> bool:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
         return bool(expected.handle) and expected.mount in self._mounts.same
+
+    def _leads_to_it(self, expected: Expected) -> bool:
+        """Whether the file handle opens the source's inode here, to whom that is allowed."""
+        return bool(expected.handle) and expected.openable and self._handles.knows(expected.mount)
 
     def _expected_handle(self, wanted: Wanted, carried: Carried) -> tuple[int, bytes] | None:
         """What it must have; None when nobody knows, or when it was made anew from its content."""
@@ -365,7 +384,7 @@ class Restore:
             wanted = everything.popleft()
             expected = carried.identities.get(wanted.inode.id)
             located = isinstance(wanted.inode.location, ByHandle)
-            if located or expected is None or not expected.handle or not expected.openable or expected.mount != 0:
+            if located or expected is None or not self._leads_to_it(expected):
                 still.append(wanted)
                 everything.extend(taken_along(wanted, below))
                 continue
@@ -380,6 +399,7 @@ class Restore:
                 everything.extend(more)
             except OSError as error:
                 wanted.gone = error.errno == errno.ESTALE
+                wanted.unasked = error.errno == errno.EPERM
                 still.append(wanted)
                 everything.extend(taken_along(wanted, below))
         return self._walk(still, carried) if still else still
@@ -396,6 +416,11 @@ class Restore:
         folders = [wanted.parent for wanted in wanted_by.values() if wanted.parent]
         looking = search.Search(self._share, self._live, self._mounts, self._config.search_limit)
         found = {wanted.inode.id for wanted in looking.run(wanted_by, folders, self._file)}
+        for wanted in wanted_by.values():
+            # 1. The walk has seen directory "b"; 2. somebody moves the file there, from "c"; 3. the walk sees "c". A
+            # guest that has it only cached looks its name up anew, so no harm comes of it. Who can ask by the handle
+            # does: one that was moved out of the share is lost then, and named.
+            wanted.gone |= looking.seen_all and wanted.unasked
         return [wanted for wanted in missing if wanted.inode.id not in found]
 
     def _copy_check(self, missing: list[Wanted], carried: Carried) -> None:
@@ -465,10 +490,10 @@ class Restore:
     def _revive(self, record: Unlinked, carried: Carried) -> tuple[int, bool]:
         """(fd of the inode, whether it was made anew): the source's own while it lives. Raises OSError, StateError."""
         expected = carried.identities.get(record.inode)
-        if self._same and expected and expected.openable:
+        if self._same and expected and self._leads_to_it(expected):
             with suppress(OSError):
                 return self._handles.open(expected), False
-        return unlinked.make(self._share, record, []), True
+        return self._make(record, [], expected), True
 
     # ---- open files
     # ------------------------------------------------------------------------------------------------------

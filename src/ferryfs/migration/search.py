@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -30,6 +31,8 @@ class Search:
         self._live = live
         self._places = {number: index for index, number in mounts.ids.items()}
         self._limit_s = limit_s
+        # Whether each name in the share was looked at: what was not found has none there.
+        self.seen_all = False
 
     def run(self, wanted: Mapping[Key, T], folders: Iterable[int], file: Callable[[T, int], None]) -> list[T]:
         """What was found of ``wanted``; ``file`` takes each with an O_PATH fd, which is its own from then on.
@@ -40,23 +43,30 @@ class Search:
         limit = started + self._limit_s
         left = dict(wanted)
         found: list[T] = []
+        unread: list[bytes] = []
 
         def visit(folder_fd: int, folder: bytes, name: bytes) -> bool:
-            with suppress(OSError):
+            try:
                 made = identity.make_handle(folder_fd, name)
+                if made is None:
+                    unread.append(name)
                 key = (self._places.get(made.mount_id, -1), made.handle_type, made.handle) if made else None
                 if key is not None and key in left:
                     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
                     # 1. "a" has the handle; 2. somebody on the host replaces it; 3. another file is opened as "a".
                     if identity.make_handle(fd) != made:
                         os.close(fd)
+                        unread.append(name)
                         return True
                     file(left[key], fd)
                     found.append(left.pop(key))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    unread.append(name)
             return bool(left) and time.monotonic() < limit
 
         if all(self._look_into(folder, visit) for folder in dict.fromkeys(folders)):
-            walk(self._share.root_fd, _Everything(), visit)
+            self.seen_all = walk(self._share.root_fd, _Everything(), visit, unread) and not unread
         now = time.monotonic()
         _LOG.info(
             "Migration: %d inodes were not where the source left them; %d of them found by a search of %.0f ms%s.",

@@ -220,7 +220,8 @@ def validate(trailer: Trailer, state: State) -> Trailer:
                 if handle not in handles:
                     raise StateError(f"the trailer has a half-read directory {handle}, which the state has not")
                 for entry in record.entries:
-                    if entry.name not in (b".", b"..") and name_fault(entry.name):
+                    # Without a name it is a place in the directory, no entry.
+                    if entry.name not in (b"", b".", b"..") and name_fault(entry.name):
                         raise StateError(f"the trailer's directory {handle} has an entry that {name_fault(entry.name)}")
             case Names(names):
                 for name in names:

@@ -234,6 +234,7 @@ class DirectoryEntry:
     offset: int
     inode: int
     kind: int
+    # Empty: no entry, only a place. The guest has its offset from an entry that is gone.
     name: bytes
 
 

@@ -94,13 +94,15 @@ def is_hollow(record: Unlinked) -> bool:
     return stat.S_ISREG(record.mode) and record.size > 0 and not record.has_content
 
 
-def make(share: Share, record: Unlinked, pieces: list[Content]) -> int:
-    """An O_PATH fd of a nameless inode like the one in the record. Raises OSError, StateError."""
+def make(share: Share, record: Unlinked, pieces: list[Content], folder_fd: int) -> int:
+    """An O_PATH fd of a nameless inode like the one in the record, in the file system of a directory (any fd of it).
+    Raises OSError, StateError.
+    """
     if stat.S_ISDIR(record.mode):
-        return _nameless_directory(share, record)
+        return _nameless_directory(share, record, folder_fd)
     if not stat.S_ISREG(record.mode):
-        return _nameless_special(share, record)
-    fd = _nameless_file(share)
+        return _nameless_special(record, folder_fd)
+    fd = _nameless_file(folder_fd)
     try:
         os.ftruncate(fd, record.size)
         for piece in pieces:
@@ -131,32 +133,30 @@ def _owner(record: Unlinked) -> tuple[int, int]:
     return -1 if record.uid == _NOBODY else record.uid, -1 if record.gid == _NOBODY else record.gid
 
 
-def _nameless_file(share: Share) -> int:
+def _nameless_file(folder_fd: int) -> int:
     try:
-        return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=share.root_fd)
+        return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
             raise
     name = _fresh_name()
     for attempt in range(_TMPFILE_TRIES):
         try:
-            fd = os.open(
-                f"{name}{attempt}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=share.root_fd
-            )
+            fd = os.open(f"{name}{attempt}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
         except FileExistsError:
             continue
-        os.unlink(f"{name}{attempt}", dir_fd=share.root_fd)
+        os.unlink(f"{name}{attempt}", dir_fd=folder_fd)
         return fd
     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
-def _nameless_directory(share: Share, record: Unlinked) -> int:
+def _nameless_directory(share: Share, record: Unlinked, folder_fd: int) -> int:
     name = _fresh_name()
-    os.mkdir(name, 0o700, dir_fd=share.root_fd)
+    os.mkdir(name, 0o700, dir_fd=folder_fd)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=share.root_fd)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
     finally:
-        os.rmdir(name, dir_fd=share.root_fd)
+        os.rmdir(name, dir_fd=folder_fd)
     try:
         _apply(fd, record)
         return share.reopen(fd, os.O_PATH)
@@ -164,27 +164,26 @@ def _nameless_directory(share: Share, record: Unlinked) -> int:
         os.close(fd)
 
 
-def _nameless_special(share: Share, record: Unlinked) -> int:
+def _nameless_special(record: Unlinked, folder_fd: int) -> int:
     """A symbolic link, FIFO, socket or device, which nobody can open: all is done under its name of a moment."""
     name = _fresh_name()
-    root = share.root_fd
     if stat.S_ISLNK(record.mode):
         if not record.target:
             raise StateError("the target of a symbolic link is missing")
-        os.symlink(record.target, os.fsencode(name), dir_fd=root)
+        os.symlink(record.target, os.fsencode(name), dir_fd=folder_fd)
     else:
-        os.mknod(name, stat.S_IFMT(record.mode) | 0o600, record.rdev, dir_fd=root)
+        os.mknod(name, stat.S_IFMT(record.mode) | 0o600, record.rdev, dir_fd=folder_fd)
     try:
         with suppress(PermissionError):
-            os.chown(name, *_owner(record), dir_fd=root, follow_symlinks=False)
+            os.chown(name, *_owner(record), dir_fd=folder_fd, follow_symlinks=False)
         if not stat.S_ISLNK(record.mode):
-            os.chmod(name, stat.S_IMODE(record.mode), dir_fd=root)
-        os.utime(name, ns=(record.atime_ns, record.mtime_ns), dir_fd=root, follow_symlinks=False)
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+            os.chmod(name, stat.S_IMODE(record.mode), dir_fd=folder_fd)
+        os.utime(name, ns=(record.atime_ns, record.mtime_ns), dir_fd=folder_fd, follow_symlinks=False)
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
     finally:
-        os.unlink(name, dir_fd=root)
+        os.unlink(name, dir_fd=folder_fd)
 
 
 def _fresh_name() -> str:
-    """A name in the root for the moment that a file system without O_TMPFILE needs."""
+    """A name for the moment that a file system without O_TMPFILE needs."""
     return f".ferryfs-{os.getpid()}-{os.urandom(6).hex()}"

@@ -21,8 +21,10 @@ class Wanted:
     name: bytes = b""
     error: OSError | None = None
     why: str = ""
-    # Its file handle says that it has no name any more.
+    # It has no name any more: its file handle says so, or the whole share was seen.
     gone: bool = False
+    # Its file handle can't be asked: that takes a capability.
+    unasked: bool = False
     # Made anew, and its content did not travel.
     hollow: bool = False
 

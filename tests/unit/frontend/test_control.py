@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import select
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ferryfs.errors import OptionError, PeerError
+from ferryfs.errors import CancelledError, OptionError, PeerError
 from ferryfs.frontend.control import Answer, ControlServer, ask, control_path
 
 
@@ -53,6 +55,46 @@ def test_rubbish_harms_nobody(served: Path, rubbish: bytes) -> None:
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert b'"ok": false' in answer
     assert ask(str(served), "hello")["seen"] == "hello"
+
+
+def test_an_asker_that_gives_up(tmp_path: Path) -> None:
+    """By a second line, or by going away; one that only writes no more waits for its answer."""
+    seen: list[bool] = []
+
+    def wait(request: Mapping[str, Any]) -> Answer:
+        assert server.asker is not None
+        if request["command"] == "wait" and not server.asker.gave_up():
+            select.select([server.asker], [], [], 10.0)
+        seen.append(server.asker.gave_up())
+        if seen[-1]:
+            raise CancelledError("Cancelled.")
+        return {}
+
+    server = ControlServer(control_path(str(tmp_path)), wait)
+    try:
+        for more, ends in ((b"give up\n", False), (b"", True), (b"", False)):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(control_path(str(tmp_path))))
+                sock.sendall(b'{"command": "wait"}\n')
+                thread = threading.Thread(target=server.serve)
+                thread.start()
+                sock.sendall(more)
+                if ends:
+                    sock.close()
+                elif not more:
+                    sock.shutdown(socket.SHUT_WR)
+                thread.join()
+                if more:
+                    assert json.loads(sock.recv(4096)) == {"ok": False, "error": "Cancelled.", "cancelled": True}
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(control_path(str(tmp_path))))
+            # Both lines at once.
+            sock.sendall(b'{"command": "now"}\ngive up\n')
+            server.serve()
+    finally:
+        server.close()
+    assert seen == [True, True, False, True]
+    assert server.asker is None
 
 
 def test_no_mount_there(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from engine_guest import Call
 from namespaces import needs_mounts
 
 from ferryfs.errors import StateError
-from ferryfs.migration import capture, stream
+from ferryfs.migration import stream
 from ferryfs.migration.state import StateV1, body
 from ferryfs.migration.trailer_identities import InodeIdentities
-from ferryfs.migration.trailer_records import HalfRead, Mounts, Unlinked
+from ferryfs.migration.trailer_records import Mounts, Unlinked
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, ShareConfig, StreamVersion, Ternary
 from ferryfs.wire.fuse import ATTR_OUT, READ_IN, Op
 from migration.sides import FIND_PATHS, GUEST_ERROR, MODES, Side, loaded, mode_of, moved, refusal
@@ -30,21 +29,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="file handles can only
 
 def attributes(side: Side, node: int) -> dict[str, int]:
     return ATTR_OUT.unpack(side.guest.ask(Op.GETATTR, node, bytes(16)))
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """mount(8) with these words, onto a new folder; the suite has a mount namespace of its own."""
-    with ExitStack() as stack:
-
-        def one(name: str, *words: str | Path) -> Path:
-            folder = tmp_path / name
-            folder.mkdir(exist_ok=True)
-            subprocess.run(["mount", *words, folder], check=True)
-            stack.callback(subprocess.run, ["umount", folder], check=True)
-            return folder
-
-        yield one
 
 
 @needs_mounts()
@@ -318,78 +302,6 @@ def test_there_and_back_many_times(config: MigrationConfig, tmp_path: Path) -> N
             used.add(made)
     finally:
         side.close()
-
-
-def test_a_rewound_directory(tmp_path: Path) -> None:
-    """After rewinddir(3) it is this host's directory, with its own cookies, whatever the source's meant."""
-    many = tmp_path / "share" / "many"
-    many.mkdir(parents=True)
-    for number in range(100):
-        (many / f"old{number}").touch()
-    with Side(tmp_path / "share") as source:
-        node = source.walk("many")
-        fh = source.guest.open(node, os.O_RDONLY | os.O_DIRECTORY)
-        first = entries(source, node, fh, 0, 1024)
-        source.stop()
-        data = source.save()
-    copy = tmp_path / "copy"
-    shutil.copytree(tmp_path / "share", copy)
-    (copy / "many" / "new").touch()
-    with loaded(data, copy) as destination:
-        rest = everything(destination, node, fh, first[-1][0])
-        names = {f"old{number}" for number in range(100)} | {".", ".."}
-        assert sorted([name for _, name in first] + rest) == sorted(names)
-        again = everything(destination, node, fh, 0)
-        assert sorted(again) == sorted({*names, "new"})
-        with moved(destination, FIND_PATHS) as third:
-            trailer = stream.load(data).trailer
-            assert trailer is not None
-            assert any(isinstance(record, HalfRead) for record in trailer.records)
-            assert sorted(everything(third, node, fh, 0)) == sorted({*names, "new"})
-
-
-def test_many_half_read_directories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A guest may open one as often as it likes: what travels of them is bounded in all. The rest go on as they are."""
-    monkeypatch.setattr(capture, "HALF_READ_BYTES", 10_000)
-    for number in range(100):
-        (tmp_path / f"name{number}").touch()
-    with Side(tmp_path) as source:
-        fhs = [source.guest.open(1, os.O_RDONLY | os.O_DIRECTORY) for _ in range(10)]
-        first = [entries(source, 1, fh, 0) for fh in fhs]
-        source.stop()
-        data = source.save()
-    trailer = stream.load(data).trailer
-    assert trailer is not None
-    travelled = [record.handle for record in trailer.records if isinstance(record, HalfRead)]
-    assert travelled == fhs[: len(travelled)]
-    assert 1 < len(travelled) < 5
-    assert f"{10 - len(travelled)} open directories go on at this host's own offsets" in caplog.text
-    with loaded(data, tmp_path) as destination:
-        for fh, seen in zip(fhs, first, strict=True):
-            names = [name for _, name in seen] + everything(destination, 1, fh, seen[-1][0])
-            assert sorted(names) == sorted([".", "..", *(f"name{number}" for number in range(100))])
-
-
-def entries(side: Side, node: int, fh: int, offset: int, size: int = 1024) -> list[tuple[int, str]]:
-    """(offset behind it, name) of one READDIR."""
-    data = side.guest.ask(Op.READDIR, node, READ_IN.pack(fh=fh, offset=offset, size=size))
-    found, at = [], 0
-    while at < len(data):
-        following = int.from_bytes(data[at + 8 : at + 16], "little")
-        length = int.from_bytes(data[at + 16 : at + 20], "little")
-        found.append((following, data[at + 24 : at + 24 + length].decode()))
-        at += 24 + (length + 7 & ~7)
-    return found
-
-
-def everything(side: Side, node: int, fh: int, offset: int) -> list[str]:
-    names = []
-    while got := entries(side, node, fh, offset):
-        names += [name for _, name in got]
-        offset = got[-1][0]
-    return names
 
 
 def test_a_copy_with_another_time_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

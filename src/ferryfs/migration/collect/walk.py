@@ -8,6 +8,7 @@ by name in the one above, not following links: one descriptor for each level, an
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,17 +27,18 @@ _DT_UNKNOWN: Final = 0
 Visit = Callable[[int, bytes, bytes], bool]
 
 
-def walk(root_fd: int, inodes: set[int], visit: Visit) -> bool:
+def walk(root_fd: int, inodes: set[int], visit: Visit, passed_over: list[bytes] | None = None) -> bool:
     """Calls ``visit`` for each entry that may be one of ``inodes`` (inode numbers) or is a directory; False when it
     said no.
 
-    Directories that can't be opened are passed over.
+    Directories that can't be read are passed over: ``passed_over`` takes their paths.
     """
+    unread = [] if passed_over is None else passed_over
     with ExitStack() as stack:
         top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
         stack.callback(os.close, top)
         levels: list[tuple[int, bytes, list[bytes]]] = []
-        below = _look(top, b"", inodes, visit)
+        below = _look(top, b"", inodes, visit, unread)
         if below is None:
             return False
         levels.append((top, b"", below))
@@ -48,14 +50,18 @@ def walk(root_fd: int, inodes: set[int], visit: Visit) -> bool:
                     os.close(fd)
                 continue
             name = names.pop()
+            child_path = path + b"/" + name if path else name
             if len(levels) >= DEEPEST:
+                unread.append(child_path)
                 continue
             try:
                 child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            except OSError:
+            except OSError as error:
+                # No directory, or none any more: nothing is in it.
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+                    unread.append(child_path)
                 continue
-            child_path = path + b"/" + name if path else name
-            below = _look(child, child_path, inodes, visit)
+            below = _look(child, child_path, inodes, visit, unread)
             if below is None:
                 os.close(child)
                 for open_fd, _, _ in levels[1:]:
@@ -75,11 +81,14 @@ def look(fd: int, inodes: set[int]) -> list[bytes]:
     ]
 
 
-def _look(fd: int, path: bytes, inodes: set[int], visit: Visit) -> list[bytes] | None:
+def _look(fd: int, path: bytes, inodes: set[int], visit: Visit, unread: list[bytes]) -> list[bytes] | None:
     """Visits the entries of one directory; the names of directories in it, None when the visitor wants no more."""
     try:
-        entries = _syscalls.read_directory(fd, DIRECTORY_BYTES) or []
+        entries = _syscalls.read_directory(fd, DIRECTORY_BYTES)
     except OSError:
+        entries = None
+    if entries is None:
+        unread.append(path)
         return []
     below = []
     for _, number, kind, name in entries:
