@@ -2,7 +2,9 @@
 
 Some facts about missing mounts. Where a mount was, a directory lies beneath it, with other files: a path that leads
 through its mount point finds those. So inodes of a missing mount are lost, whatever lies under their names, and the
-name of the mount point itself must not show the directory beneath to a guest that still uses the mount.
+name of the mount point itself must not show the directory beneath to a guest that still uses the mount. In the source's
+own directory another file system on the mount point is no better: its files have nothing to do with the guest's, of
+whatever type and size they are. In a copy each mount is another one, and counts as a copy like the rest.
 """
 
 from __future__ import annotations
@@ -30,10 +32,17 @@ class MountsHere:
     missing: dict[bytes, str] = field(default_factory=dict)
     # The source's mount id -> why its file handles can't be used, of those that are another file system here.
     other: dict[int, str] = field(default_factory=dict)
+    # The next three are of the source's own directory. Index -> why its inodes are lost, of those that are missing or
+    # another file system here.
+    lost: dict[int, str] = field(default_factory=dict)
+    # Index -> what differs, of the latter.
+    differs: dict[int, str] = field(default_factory=dict)
+    # Index -> what is said of it, of those of which nothing tells whether they are the source's.
+    unproven: dict[int, str] = field(default_factory=dict)
 
 
-def look(share: Share, listed: Mounts | None, root_is_same: bool) -> MountsHere:
-    """Looks for each mount that the source names."""
+def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool) -> MountsHere:
+    """Looks for each mount that the source names. ``compare``: whether it matters which file system it is."""
     found = MountsHere()
     if root_is_same:
         found.same.add(0)
@@ -41,27 +50,34 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool) -> MountsHere:
     for index, mount in enumerate(listed.mounts if listed else ()):
         if index == 0:
             continue
+        name = os.fsdecode(mount.path)
         try:
             fd = share.open(mount.path)
         except OSError as error:
-            found.missing[mount.path] = f"the mount at {os.fsdecode(mount.path)!r} is not here: {reason_of(error)}"
+            found.missing[mount.path] = f"the mount at {name!r} is not here: {reason_of(error)}"
             continue
         try:
             if not _is_mount_point(share, mount.path, fd):
-                found.missing[mount.path] = f"nothing is mounted at {os.fsdecode(mount.path)!r} here"
+                found.missing[mount.path] = f"nothing is mounted at {name!r} here"
                 continue
-            here = share.identity_of(fd)
-            verdict = identity.same_directory(mount.identity, here) if here else None
-            if verdict is not None and verdict.sameness is Sameness.SAME:
+            verdict = identity.same_directory(mount.identity, share.identity_of(fd))
+            if verdict.sameness is Sameness.SAME:
                 found.same.add(index)
                 found.ids[index] = mount_id(fd)
-            elif verdict is not None and not verdict.handles:
-                what = "another" if verdict.sameness is Sameness.DIFFERENT else "maybe another"
-                found.other[mount.mount_id] = (
-                    f"{what} file system is mounted at {os.fsdecode(mount.path)!r} here: {verdict.reason}"
-                )
+                continue
+            what = "another" if verdict.sameness is Sameness.DIFFERENT else "maybe another"
+            said = f"{what} file system is mounted at {name!r} here: {verdict.reason}"
+            if not verdict.handles:
+                found.other[mount.mount_id] = said
+            if root_is_same and compare and verdict.sameness is Sameness.DIFFERENT:
+                found.missing[mount.path] = found.differs[index] = said
+            elif root_is_same and compare:
+                found.unproven[index] = said
         finally:
             os.close(fd)
+    if root_is_same:
+        paths = {mount.path: index for index, mount in enumerate(listed.mounts if listed else ())}
+        found.lost = {paths[path]: why for path, why in found.missing.items()}
     return found
 
 

@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -178,13 +179,31 @@ class Restore:
         if not self._same:
             _LOG.info("Migration: the shared directory counts as a copy of the source's: %s.", verdict.reason)
 
+    def _check_mounts(self, inodes: Sequence[Inode], carried: Carried) -> None:
+        """Mounts in the source's own directory that are others here, or may be, where the guest uses them."""
+        doubts = {**self._mounts.unproven, **self._mounts.differs}
+        if not doubts or carried.mounts is None:
+            return
+        listed = carried.mounts.mounts
+        # A file system without file handles is known by the place of its root alone.
+        handleless = {listed[index].path: why for index, why in doubts.items() if not listed[index].identity.handle}
+        held = set(mounts.roots(handleless, places(inodes, carried)).values()) if handleless else set()
+        used = carried.identities.mounts()
+        doubts = {index: why for index, why in doubts.items() if index in used or why in held}
+        if doubts and self._config.identity is IdentityCheck.REQUIRE:
+            raise StateError(f"--migration-identity=require: {next(iter(doubts.values()))}")
+        unproven = [why for index, why in doubts.items() if index in self._mounts.unproven]
+        if unproven:
+            _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", "; ".join(unproven))
+
     # ---- inodes
     # ----------------------------------------------------------------------------------------------------------
 
     def _restore_all(self, found: stream.Stream, carried: Carried) -> None:
         v1 = body(found.state)
         self._opened = frozenset(handle.inode for handle in v1.handles)
-        self._mounts = mounts.look(self._share, carried.mounts, self._same)
+        self._mounts = mounts.look(self._share, carried.mounts, self._same, self._compare)
+        self._check_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
             self._absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
@@ -213,7 +232,8 @@ class Restore:
         """Restores what is where it should be, without an object an inode; what is left, with the number of its
         children.
         """
-        for number in (*carried.unlinked, *carried.names, *carried.lost, *self._absent):
+        lying = carried.identities.lying_on(self._mounts.lost)
+        for number in (*carried.unlinked, *carried.names, *carried.lost, *self._absent, *lying):
             records.leave(number)
         if records.by_handle:
             records.claim(carried.identities.columns())
@@ -263,12 +283,18 @@ class Restore:
         if inode.id in self._absent:
             wanted.why = self._absent[inode.id]
             raise OSError(MISSING_MOUNT_ERRNO, wanted.why)
+        if self._mounts.lost:
+            # Whatever its place is said by: a path from the root leads to what is there instead.
+            known = carried.identities.get(inode.id)
+            if known and known.mount in self._mounts.lost:
+                wanted.why = self._mounts.lost[known.mount]
+                raise OSError(MISSING_MOUNT_ERRNO, wanted.why)
         if isinstance(inode.location, ByHandle):
             try:
                 return self._handles.open_located(inode.location.handle, carried.identities.get(inode.id))
             except OSError as error:
-                known = error.errno in (errno.ENODEV, errno.EXDEV)
-                wanted.why = str(error.strerror) if known else reason_of(error)
+                said = error.errno in (errno.ENODEV, errno.EXDEV)
+                wanted.why = str(error.strerror) if said else reason_of(error)
                 raise
         told = carried.lost.get(inode.id)
         if not wanted.name:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left
+from collections.abc import Container, Iterator
 from typing import Final
 
 from ferryfs.migration import identity
@@ -53,6 +54,19 @@ class Identities:
     def unmeasured(self) -> bool:
         """Whether sizes were left out."""
         return any(NOT_MEASURED in record.sizes for record in self._records)
+
+    def mounts(self) -> set[int]:
+        """Indices of the mounts that inodes with a handle lie on."""
+        return {shape.mount for record in self._records for shape in record.shapes}
+
+    def lying_on(self, mounts: Container[int]) -> Iterator[int]:
+        """The nodeids of inodes with a handle on these mounts."""
+        for record in self._records:
+            shapes = {index for index, shape in enumerate(record.shapes) if shape.mount in mounts}
+            if shapes:
+                yield from (
+                    number for number, shape in zip(record.ids, record.shape_of, strict=True) if shape in shapes
+                )
 
     def get(self, number: int) -> Expected | None:
         """None when the source said nothing."""
