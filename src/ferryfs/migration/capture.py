@@ -40,6 +40,7 @@ from ferryfs.migration.trailer_records import (
     Mount,
     Mounts,
     Name,
+    Nameless,
     Names,
     Negotiated,
     Packed,
@@ -113,8 +114,9 @@ class Capture:
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
             findings = self._confirm(cancelled, findings)
-        # Only a copy is known by sizes. In file-handles mode the destination has to have the same file system, and with
-        # --migration-restore=lazy the same directory: it knows a file by its handle.
+        # Only a copy is known by sizes, and a block clone by those of what is open. In file-handles mode the
+        # destination has to have the same file system, and with --migration-restore=lazy the same directory: it knows
+        # a file by its handle.
         sizes = not self._by_handle and self._config.restore is RestoreMode.EAGER
         locate.measure(self._live, _threads(), sizes, cancelled)
         located = time.monotonic()
@@ -387,6 +389,7 @@ class Capture:
             if fd >= 0:
                 opened.setdefault(inode, fd)
         carried = 0
+        nameless: list[int] = []
         for number in sorted(findings.unlinked):
             if number in dead:
                 with suppress(KeyError, OSError):
@@ -397,7 +400,9 @@ class Capture:
                     yield self._attributes(number, 0)
                 continue
             if not self._carries(number in findings.hidden):
-                if not self._by_handle:
+                if self._by_handle and number not in findings.hidden:
+                    nameless.append(number)
+                elif not self._by_handle:
                     lost.append(Lost(number, 0, errno.ENOENT, "its last name is gone (--migration-unlinked=lost)"))
                 continue
             try:
@@ -421,6 +426,8 @@ class Capture:
                 yield from unlinked.contents(fd, record)
             finally:
                 os.close(fd)
+        if nameless:
+            yield Nameless(tuple(nameless))
         self._log_lost(lost[before:])
         if carried:
             _LOG.info(

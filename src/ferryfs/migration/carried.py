@@ -12,6 +12,7 @@ from ferryfs.migration.trailer_records import (
     LostInodes,
     Mounts,
     Name,
+    Nameless,
     Names,
     Negotiated,
     Record,
@@ -34,6 +35,7 @@ class Carried:
     half_read: dict[int, HalfRead] = field(default_factory=dict)
     names: dict[int, Name] = field(default_factory=dict)
     lost: dict[int, Lost] = field(default_factory=dict)
+    nameless: set[int] = field(default_factory=set)
 
 
 def sort(records: Iterable[Record]) -> Carried:
@@ -58,6 +60,8 @@ def sort(records: Iterable[Record]) -> Carried:
                 carried.names.update({name.inode: name for name in names})
             case LostInodes(lost):
                 carried.lost.update({one.inode: one for one in lost})
+            case Nameless(inodes):
+                carried.nameless.update(inodes)
             case _:
                 pass
     return carried

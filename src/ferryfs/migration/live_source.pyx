@@ -246,7 +246,7 @@ cdef class LiveSource:
 
     def measure_files(self, uint32_t first, uint32_t last, bint all):
         """Notes size and time of change of the files in slots ``first`` to ``last`` that are in place; unless ``all``, only of
-        those without a handle. The guest is stopped.
+        those that are open or without a handle. The guest is stopped.
         """
         cdef Slots known = self._known()
         last = min(last, self.slots)

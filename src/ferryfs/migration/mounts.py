@@ -26,6 +26,8 @@ class MountsHere:
 
     # Indices of those that are proven to be the source's own file systems: their file handles count.
     same: set[int] = field(default_factory=set)
+    # Those of them that no block clone can be taken for.
+    firm: set[int] = field(default_factory=set)
     # Index -> mount id here, of the same ones.
     ids: dict[int, int] = field(default_factory=dict)
     # Path -> why it can't be used, of those that are missing.
@@ -63,6 +65,8 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool)
             verdict = identity.same_directory(mount.identity, share.identity_of(fd))
             if verdict.sameness is Sameness.SAME:
                 found.same.add(index)
+                if verdict.firm:
+                    found.firm.add(index)
                 found.ids[index] = mount_id(fd)
                 continue
             what = "another" if verdict.sameness is Sameness.DIFFERENT else "maybe another"

@@ -30,7 +30,7 @@ from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, ST
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_records import Unlinked
-from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
+from ferryfs.migration.verify import Expected, grown, is_aged, proof_of, same_file, same_kind
 from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
 
@@ -63,6 +63,8 @@ class Restore:
         self._same = False
         # A block clone of the source's file system: a copy in which handles say something all the same.
         self._clone = False
+        # It can't be one, since it has the numbers that the running kernel gave the source's.
+        self._firm = False
         # The source runs on this host, so what it has open is alive until it ends.
         self._beside = False
         self._compare = False
@@ -72,6 +74,7 @@ class Restore:
         self._kinds: dict[int, int] = {}
         self._handles = Handles(share, live)
         self._mounts = MountsHere()
+        self._carried = sort(())
         # The roots of mounts that are missing here -> why.
         self._absent: dict[int, str] = {}
         # Inodes that wait for their first use.
@@ -159,6 +162,7 @@ class Restore:
             return
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
+        self._firm = verdict.firm
         if source is not None and here is not None:
             born_alike = source.born_ns >= 0 and here.born_ns >= 0
             self._clone = verdict.sameness is Sameness.UNPROVEN and born_alike and source.openable and here.openable
@@ -203,6 +207,9 @@ class Restore:
         v1 = body(found.state)
         self._opened = frozenset(handle.inode for handle in v1.handles)
         self._mounts = mounts.look(self._share, carried.mounts, self._same, self._compare)
+        if self._firm:
+            self._mounts.firm.add(0)
+        self._carried = carried
         self._check_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
@@ -233,13 +240,13 @@ class Restore:
         children.
         """
         lying = carried.identities.lying_on(self._mounts.lost)
-        for number in (*carried.unlinked, *carried.names, *carried.lost, *self._absent, *lying):
+        for number in (*carried.unlinked, *carried.nameless, *carried.names, *carried.lost, *self._absent, *lying):
             records.leave(number)
         if records.by_handle:
             records.claim(carried.identities.columns())
         if self._compare:
             trusted = {0} if self._clone else self._mounts.same
-            records.expect(carried.identities.columns(), trusted, self._clone)
+            records.expect(carried.identities.columns(), trusted, self._clone, trusted - self._mounts.firm)
             records.believe(folders.usable(carried.folders, self._share, carried.mounts) if self._beside else None)
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
@@ -325,16 +332,23 @@ class Restore:
         expected = carried.identities.get(wanted.inode.id)
         location = wanted.inode.location
         with suppress(OSError):
+            fd = -1
             if isinstance(location, ByHandle) and (expected is None or expected.handle):
-                return self._handles.open_located(location.handle, expected)
-            if self._same and expected and expected.openable:
-                return self._handles.open(expected)
+                fd = self._handles.open_located(location.handle, expected)
+            elif self._same and expected and expected.openable:
+                fd = self._handles.open(expected)
+            if fd >= 0:
+                if not self._other(wanted, fd):
+                    return fd
+                os.close(fd)
         try:
-            wanted.hollow = unlinked.is_hollow(record)
-            return unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
+            fd = unlinked.make(self._share, record, carried.contents.get(wanted.inode.id, []))
         except StateError as error:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
+        wanted.anew = True
+        wanted.hollow = unlinked.is_hollow(record)
+        return fd
 
     def _fault(self, fd: int, wanted: Wanted, carried: Carried) -> str:
         """Why an open fd is not the source's inode, but for its handle, which is compared as it is filed; else
@@ -349,6 +363,29 @@ class Restore:
         if expected is None or (self._counts(expected) and expected.openable):
             return ""
         return same_file(fd, expected) if self._counts(expected) else same_kind(fd, expected, self._clone)
+
+    def _other(self, wanted: Wanted, fd: int) -> str:
+        """Why an open fd is another file although it has the source's handle; else empty. Raises OSError.
+
+        So it is in a block clone, which on another host is the same directory by all that can be told:
+
+        1. the clone is taken; 2. at the source the guest writes to "a", and removes "b", which it has open; 3. it moves
+        to the clone, where "a" is as it was, and the handle of "b" leads to a file that has its name still.
+        """
+        number = wanted.inode.id
+        if wanted.anew:
+            return ""
+        # What travels as unlinked but has a name that the source's exit takes away travels without its handle.
+        if (number in self._carried.unlinked or number in self._carried.nameless) and os.fstat(fd).st_nlink > 0:
+            return "it had no name at the source, and what has its file handle here has one"
+        expected = self._carried.identities.get(number) if self._compare else None
+        if expected is None or expected.mount in self._mounts.firm:
+            return ""
+        why = grown(fd, expected)
+        made = identity.make_handle(fd) if why and expected.openable else None
+        # Another handle: that it is another file is found out when it is filed, and the right one may be elsewhere.
+        differs = made is not None and (made.handle_type, made.handle) != (expected.handle_type, expected.handle)
+        return "" if differs else why
 
     def _counts(self, expected: Expected) -> bool:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
@@ -367,6 +404,15 @@ class Restore:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
         number = wanted.inode.id
         try:
+            other = self._other(wanted, fd)
+            if other:
+                wanted.other, wanted.why = True, other
+                raise OSError(LOST_ERRNO, other)
+            aged = self._is_aged(wanted, fd)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
             self._kinds[number] = self._live.restore(
                 number, wanted.lookups, fd, wanted.parent, wanted.name if wanted.parent else b"", expected
             )
@@ -374,8 +420,21 @@ class Restore:
             if error.errno == errno.ESTALE and expected:
                 wanted.why = "another file has its name now"
             raise
+        if aged:
+            self._aged.append(name_of(wanted.inode))
         if wanted.hollow:
             self._live.hollow(number)
+
+    def _is_aged(self, wanted: Wanted, fd: int) -> bool:
+        """Whether a file has the source's handle, but was changed at another time, in what may be a clone. Raises
+        OSError.
+        """
+        expected = self._carried.identities.get(wanted.inode.id) if self._compare and not wanted.anew else None
+        if expected is None or expected.mount in self._mounts.firm:
+            return False
+        # Who goes by name in a copy was looked at before.
+        by_handle = self._counts(expected) or isinstance(wanted.inode.location, ByHandle)
+        return by_handle and is_aged(fd, expected)
 
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
@@ -415,7 +474,7 @@ class Restore:
         # Those of open files first: the time may be over before the others'.
         for wanted in sorted(missing, key=lambda wanted: wanted.inode.id not in self._opened):
             expected = carried.identities.get(wanted.inode.id)
-            if expected and self._counts(expected) and wanted.inode.id not in self._absent:
+            if expected and self._counts(expected) and wanted.inode.id not in self._absent and not wanted.other:
                 wanted_by[expected.mount, expected.handle_type, expected.handle] = wanted
         if not wanted_by or self._config.search_limit <= 0:
             return missing
@@ -493,7 +552,10 @@ class Restore:
         expected = carried.identities.get(record.inode)
         if self._same and expected and expected.openable:
             with suppress(OSError):
-                return self._handles.open(expected), False
+                fd = self._handles.open(expected)
+                if os.fstat(fd).st_nlink == 0:
+                    return fd, False
+                os.close(fd)
         return unlinked.make(self._share, record, []), True
 
     # ---- open files
@@ -528,9 +590,10 @@ class Restore:
         if self._aged:
             more = f" and {len(self._aged) - AGED_NAMED} more" if len(self._aged) > AGED_NAMED else ""
             _LOG.warning(
-                "Migration: %d files of the copy were changed at another time than the source's, so their content may "
+                "Migration: %d files %s were changed at another time than the source's, so their content may "
                 "differ: %s%s.",
                 len(self._aged),
+                "of what may be a clone of the source's directory" if self._same else "of the copy",
                 ", ".join(self._aged[:AGED_NAMED]),
                 more,
             )

@@ -358,6 +358,27 @@ class LostInodes:
 
 
 @frozen
+class Nameless:
+    """Open inodes that had no name left, of which nothing but the file handle travels.
+
+    What the handle leads to must have no name either: in a block clone that was taken before it was removed, the file
+    has its name still, and its old content.
+    """
+
+    inodes: tuple[int, ...]
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(len(self.inodes))
+        for inode in self.inodes:
+            writer.u64(inode)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Nameless:
+        count = reader.count(1, "nameless inodes")
+        return cls(tuple(reader.u64("an inode number") for _ in range(count)))
+
+
+@frozen
 class Packed:
     """A record whose payload stands there as bytes already."""
 
@@ -365,4 +386,4 @@ class Packed:
     payload: bytes
 
 
-Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes | Folders
+Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes | Folders | Nameless

@@ -23,8 +23,12 @@ class Wanted:
     why: str = ""
     # Its file handle says that it has no name any more.
     gone: bool = False
-    # Made anew, and its content did not travel.
+    # Made anew from what travels.
+    anew: bool = False
+    # And its content did not travel.
     hollow: bool = False
+    # Its file handle leads to another file: it is to be found nowhere else.
+    other: bool = False
 
 
 def wanted_of(inode: Inode, lookups: int, carried: Carried) -> Wanted:
