@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 from ferryfs.errors import StateError
@@ -29,7 +30,7 @@ from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.trailer_records import Unlinked
+from ferryfs.migration.trailer_records import FileSystemIdentity, Unlinked
 from ferryfs.migration.verify import Expected, grown, is_aged, proof_of, same_file, same_kind
 from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
@@ -77,6 +78,8 @@ class Restore:
         self._carried = sort(())
         # The roots of mounts that are missing here -> why.
         self._absent: dict[int, str] = {}
+        # By the nodeids of their roots: those of the source's own directory. The next destination has to find them.
+        self.lost_mounts: dict[int, FileSystemIdentity] = {}
         # Inodes that wait for their first use.
         self.deferred = 0
 
@@ -200,6 +203,11 @@ class Restore:
         if unproven:
             _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", "; ".join(unproven))
 
+    def _note_lost_mounts(self, carried: Carried) -> None:
+        if carried.mounts is not None:
+            identities = {why: carried.mounts.mounts[index].identity for index, why in self._mounts.lost.items()}
+            self.lost_mounts = {number: identities[why] for number, why in self._absent.items() if why in identities}
+
     # ---- inodes
     # ----------------------------------------------------------------------------------------------------------
 
@@ -213,7 +221,10 @@ class Restore:
         self._check_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
-            self._absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
+            absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
+            # Of a mount that was lost before, another one that was there since says nothing.
+            self._absent = {number: why for number, why in absent.items() if number not in carried.mount_roots}
+            self._note_lost_mounts(carried)
         self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
         todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else counted(v1.inodes)
         missing_numbers = {inode.id for inode, _ in todo}
@@ -240,7 +251,16 @@ class Restore:
         children.
         """
         lying = carried.identities.lying_on(self._mounts.lost)
-        for number in (*carried.unlinked, *carried.nameless, *carried.names, *carried.lost, *self._absent, *lying):
+        exact = (
+            carried.unlinked,
+            carried.nameless,
+            carried.names,
+            carried.lost,
+            carried.mount_roots,
+            self._absent,
+            lying,
+        )
+        for number in chain(*exact):
             records.leave(number)
         if records.by_handle:
             records.claim(carried.identities.columns())
@@ -313,10 +333,14 @@ class Restore:
             fd = self._share.open(wanted.name)
         try:
             wanted.why = self._fault(fd, wanted, carried)
-            mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO and wanted.parent != 0
-            if mountless and not wanted.why and mounts.mount_id(fd) == mounts.mount_id(parent_fd):
-                # The migration before lost it with its mount: only a mount can be what it was.
-                self._absent[inode.id] = wanted.why = "its mount was missing before, and is so still"
+            # The migration before lost it with its mount: only that can be what it was.
+            mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO
+            if wanted.parent and not wanted.why and (mountless or inode.id in carried.mount_roots):
+                wanted.why = self._mount_fault(wanted, fd, parent_fd, carried)
+                if wanted.why and mountless:
+                    wanted.why = f"its mount was missing before, and is so still: {wanted.why}"
+                if wanted.why:
+                    self._absent[inode.id] = wanted.why
             if wanted.why:
                 raise OSError(errno.ESTALE, wanted.why)
             expected = carried.identities.get(inode.id) if self._compare else None
@@ -326,6 +350,25 @@ class Restore:
             os.close(fd)
             raise
         return fd
+
+    def _mount_fault(self, wanted: Wanted, fd: int, parent_fd: int, carried: Carried) -> str:
+        """Why an open fd is not the root of the mount that it should be; else empty. Raises OSError."""
+        number = wanted.inode.id
+        expected = carried.mount_roots.get(number)
+        why = ""
+        if mounts.mount_id(fd) == mounts.mount_id(parent_fd):
+            why = f"nothing is mounted at {os.fsdecode(wanted.name)!r} here"
+        elif expected is not None and self._same and self._compare:
+            verdict = identity.same_directory(expected, self._share.identity_of(fd))
+            what = "maybe another" if verdict.sameness is Sameness.UNPROVEN else "another"
+            said = f"{what} file system is mounted at {os.fsdecode(wanted.name)!r} here: {verdict.reason}"
+            if verdict.sameness is Sameness.DIFFERENT or self._config.identity is IdentityCheck.REQUIRE:
+                why = said if verdict.sameness is not Sameness.SAME else ""
+            elif verdict.sameness is Sameness.UNPROVEN:
+                _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", said)
+        if why and expected is not None:
+            self.lost_mounts[number] = expected
+        return why
 
     def _open_unlinked(self, wanted: Wanted, carried: Carried) -> int:
         record = carried.unlinked[wanted.inode.id]

@@ -27,6 +27,8 @@ from ferryfs.migration.trailer_records import (
     Lost,
     LostInodes,
     Mount,
+    MountRoot,
+    MountRoots,
     Mounts,
     Name,
     Nameless,
@@ -99,4 +101,5 @@ RECORDS: tuple[Record, ...] = (
     LostInodes((Lost(8, 0, 5, "outside the share"),)),
     Folders(1_790_000_000 * 10**9, array("Q", [2, 1]), array("q", [1_700_000_000_123_456_789, 1_700_000_000 * 10**9])),
     Nameless((301, 1)),
+    MountRoots((MountRoot(2, EXT4), MountRoot(300, BARE))),
 )

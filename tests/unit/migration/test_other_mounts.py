@@ -238,3 +238,106 @@ def test_nothing_tells(share: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert said.startswith("--migration-identity=require: maybe another file system is mounted at 'm' here")
     (share / "m" / "d" / "file").write_text("of another size")
     assert "it has 15 bytes here, but 8 at the source" in refusal(data, share)
+
+
+# ---- mounts that come and go
+
+
+def saved_while(source: Side, step: int, work: Callable[[], None]) -> bytes:
+    """The state of a guest that is stopped; ``work`` is done before that step of it, or at its end."""
+    left = step
+
+    def now() -> bool:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            work()
+        return False
+
+    data = b"".join(bytes(piece) for piece in source.capture().save(now))
+    if left > 0:
+        work()
+    return data
+
+
+@both_modes
+@pytest.mark.parametrize("there", ["nothing", "another"])
+def test_unmounted_while_the_state_is_saved(share: Path, config: MigrationConfig, there: str) -> None:
+    """Between any two steps, and after the last: what is there then has the same names, types and sizes."""
+    fill(share / "m", "BENEATH!")
+
+    def change() -> None:
+        unmount(share / "m")
+        if there == "another":
+            tmpfs(share / "m", "CONTENT2")
+
+    for step in range(1, 12):
+        tmpfs(share / "m", "content1")
+        with Side(share, config) as source:
+            node = source.walk("m/d/file")
+            fh = source.guest.open(node)
+            source.stop()
+            data = saved_while(source, step, change)
+            assert "mount" in refusal(data, share, config), step
+            with loaded(data, share, guest_error(config)) as destination:
+                assert destination.guest.refused(Op.READ, node, READ_IN.pack(fh=fh, size=8))
+        if there == "another":
+            unmount(share / "m")
+
+
+@both_modes
+@pytest.mark.parametrize("why", ["no mountinfo", "covered"])
+def test_a_mount_that_no_path_leads_to(share: Path, config: MigrationConfig, why: str) -> None:
+    """It is known by its root: what lies beneath, or another one, is not it."""
+    place = share / "p" / "m"
+    place.mkdir(parents=True)
+    fill(place, "BENEATH!")
+    tmpfs(place, "content1")
+    with Side(share, config) as source:
+        node = source.walk("p/m/d/file")
+        fh = source.guest.open(node)
+        if why == "covered":
+            subprocess.run(["mount", "-t", "tmpfs", "none", share / "p"], check=True)
+        known = source.share
+        source.share = replace(known, mountinfo_fd=-1) if why == "no mountinfo" else known
+        source.stop()
+        data = b"".join(bytes(piece) for piece in source.capture().save(lambda: False))
+        source.share = known
+        with loaded(data, share, config) as destination:
+            assert destination.read(node, fh) == b"content1"
+        if why == "covered":
+            unmount(share / "p")
+        unmount(place)
+        assert "nothing is mounted at 'm' here" in refusal(data, share, config)
+        tmpfs(place, "CONTENT2")
+        assert "another file system is mounted at 'm' here" in refusal(data, share, config)
+
+
+@both_modes
+@every_kind
+def test_another_one_is_not_what_was_lost(share: Path, kind: Kind, config: MigrationConfig) -> None:
+    """A migration loses a mount, and later ones find another there, whose root is not the guest's. The right one is."""
+    place, right = share / "m", share.parent / "right"
+    right.mkdir()
+    fill(place, "BENEATH!")
+    kind(place, "content1")
+    with Side(share, guest_error(config)) as source:
+        node = source.walk("m")
+        source.stop()
+        data = source.save()
+    subprocess.run(["mount", "--bind", place, right], check=True)
+    unmount(place)
+    for there in ("nothing", "another", "still another", "right"):
+        if there == "another":
+            kind(place, "CONTENT2")
+        elif there == "right":
+            unmount(place)
+            subprocess.run(["mount", "--bind", right, place], check=True)
+        with loaded(data, share, guest_error(config)) as destination:
+            if there == "right":
+                file = destination.guest.lookup(b"file", node)
+                assert destination.read(file, destination.guest.open(file)) == b"content1"
+            else:
+                assert destination.guest.refused(Op.LOOKUP, node, b"file\0"), there
+            destination.stop()
+            data = destination.save()
