@@ -69,8 +69,8 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool)
                     found.firm.add(index)
                 found.ids[index] = mount_id(fd)
                 continue
-            what = "another" if verdict.sameness is Sameness.DIFFERENT else "maybe another"
-            said = f"{what} file system is mounted at {name!r} here: {verdict.reason}"
+            maybe = "" if verdict.sameness is Sameness.DIFFERENT else "maybe "
+            said = f"{maybe}another file system is mounted at {name!r} here: {verdict.reason}"
             if not verdict.handles:
                 found.other[mount.mount_id] = said
             if root_is_same and compare and verdict.sameness is Sameness.DIFFERENT:

@@ -360,8 +360,8 @@ class Restore:
             why = f"nothing is mounted at {os.fsdecode(wanted.name)!r} here"
         elif expected is not None and self._same and self._compare:
             verdict = identity.same_directory(expected, self._share.identity_of(fd))
-            what = "maybe another" if verdict.sameness is Sameness.UNPROVEN else "another"
-            said = f"{what} file system is mounted at {os.fsdecode(wanted.name)!r} here: {verdict.reason}"
+            maybe = "maybe " if verdict.sameness is Sameness.UNPROVEN else ""
+            said = f"{maybe}another file system is mounted at {os.fsdecode(wanted.name)!r} here: {verdict.reason}"
             if verdict.sameness is Sameness.DIFFERENT or self._config.identity is IdentityCheck.REQUIRE:
                 why = said if verdict.sameness is not Sameness.SAME else ""
             elif verdict.sameness is Sameness.UNPROVEN:
@@ -632,11 +632,15 @@ class Restore:
     def _report(self) -> None:
         if self._aged:
             more = f" and {len(self._aged) - AGED_NAMED} more" if len(self._aged) > AGED_NAMED else ""
+            copy = "files of the copy were changed at another time than the source's, so their content may differ:"
+            clone = (
+                "files of what may be a clone of the source's directory were changed at another time than the "
+                "source's, so their content may differ:"
+            )
             _LOG.warning(
-                "Migration: %d files %s were changed at another time than the source's, so their content may "
-                "differ: %s%s.",
+                "Migration: %d %s %s%s.",
                 len(self._aged),
-                "of what may be a clone of the source's directory" if self._same else "of the copy",
+                clone if self._same else copy,
                 ", ".join(self._aged[:AGED_NAMED]),
                 more,
             )
