@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final
@@ -27,12 +27,13 @@ from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
 from ferryfs.migration.losses import Losses
 from ferryfs.migration.mounts import MountsHere
+from ferryfs.migration.numbered import numbered
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
+from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_records import FileSystemIdentity, Unlinked
 from ferryfs.migration.verify import Expected, grown, is_aged, proof_of, same_file, same_kind
-from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
+from ferryfs.migration.wanted import Wanted, counted, name_of, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -76,6 +77,7 @@ class Restore:
         self._handles = Handles(share, live)
         self._mounts = MountsHere()
         self._carried = sort(())
+        self._inodes: Mapping[int, Inode] = {}
         # The roots of mounts that are missing here -> why.
         self._absent: dict[int, str] = {}
         # By the nodeids of their roots: those of the source's own directory. The next destination has to find them.
@@ -218,6 +220,7 @@ class Restore:
         if self._firm:
             self._mounts.firm.add(0)
         self._carried = carried
+        self._inodes = numbered(found.state)
         self._check_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
@@ -271,7 +274,7 @@ class Restore:
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
-        self._aged += [name_of(records[index]) for index in records.aged()]
+        self._aged += [self._called(records[index].id) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
 
     def _downwards(self, waiting: deque[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> list[Wanted]:
@@ -464,7 +467,7 @@ class Restore:
                 wanted.why = "another file has its name now"
             raise
         if aged:
-            self._aged.append(name_of(wanted.inode))
+            self._aged.append(self._called(number))
         if wanted.hollow:
             self._live.hollow(number)
 
@@ -478,6 +481,16 @@ class Restore:
         # Who goes by name in a copy was looked at before.
         by_handle = self._counts(expected) or isinstance(wanted.inode.location, ByHandle)
         return by_handle and is_aged(fd, expected)
+
+    def _called(self, number: int) -> str:
+        """An inode for the log, with its last name wherever the stream has one."""
+        inode = self._inodes[number]
+        if not isinstance(inode.location, Path | FullPath):
+            odd = self._carried.names.get(number)
+            told = self._carried.identities.get(number)
+            name = odd.name if odd else told.name if told else b""
+            return f"inode {number} ({os.fsdecode(name)!r})" if name else f"inode {number}"
+        return name_of(inode)
 
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
@@ -545,7 +558,7 @@ class Restore:
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
             if not wanted.gone or wanted.inode.id in self._opened:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
-                self._losses.add(f"inode {wanted.inode.id}{named(wanted)}", why)
+                self._losses.add(self._called(wanted.inode.id), why)
             if not self._veil(wanted, carried):
                 expected = carried.identities.get(wanted.inode.id)
                 # In a copy the source's handle proves nothing, to the next destination either.
@@ -617,7 +630,7 @@ class Restore:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
             if kind:
-                self._losses.add(f"open file {handle.id} of inode {handle.inode}", reason_of(error))
+                self._losses.add(f"open file {handle.id} of {self._called(handle.inode)}", reason_of(error))
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
         half = carried.half_read.get(handle.id)

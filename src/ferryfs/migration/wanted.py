@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 from ferryfs.migration.carried import Carried
@@ -84,7 +83,3 @@ def name_of(inode: Inode) -> str:
             return f"inode {inode.id} ({filename!r})"
         case _:
             return f"inode {inode.id}"
-
-
-def named(wanted: Wanted) -> str:
-    return f" ({os.fsdecode(wanted.name)!r})" if wanted.name else ""

@@ -240,6 +240,16 @@ def test_nothing_tells(share: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "it has 15 bytes here, but 8 at the source" in refusal(data, share)
 
 
+@both_modes
+def test_an_open_file_is_named(share: Path, config: MigrationConfig) -> None:
+    """By the name that it had at the source, in whichever way it travels."""
+    tmpfs(share / "m", "content1")
+    saved = Saved(share, config)
+    subprocess.run(["mount", "-o", "remount,ro", share / "m"], check=True)
+    said = f"open file {saved.fh} of inode {saved.node} ('file'): Read-only file system"
+    assert said in refusal(saved.data, share, config)
+
+
 # ---- mounts that come and go
 
 
