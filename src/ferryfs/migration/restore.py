@@ -240,6 +240,10 @@ class Restore:
             else:
                 waiting.append(wanted)
         missing = self._downwards(waiting, below, carried)
+        if not self._same and len(missing) == len(v1.inodes) - 1:
+            # None of a directory that may be any: stale handles say that it is not the source's.
+            for wanted in missing:
+                wanted.gone = False
         if missing and self._same and carried.identities:
             missing = self._search(missing, below, carried)
         self._copy_check(missing, carried)
@@ -323,6 +327,7 @@ class Restore:
             try:
                 return self._handles.open_located(inode.location.handle, carried.identities.get(inode.id))
             except OSError as error:
+                wanted.gone = error.errno == errno.ESTALE
                 said = error.errno in (errno.ENODEV, errno.EXDEV)
                 wanted.why = str(error.strerror) if said else reason_of(error)
                 raise
