@@ -9,15 +9,20 @@ whatever type and size they are. In a copy each mount is another one, and counts
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ferryfs.migration import _syscalls, identity
-from ferryfs.migration.identity import Sameness
+from ferryfs.migration.carried import Carried
+from ferryfs.migration.identity import Sameness, Verdict
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.state import ROOT_ID
-from ferryfs.migration.trailer_records import Mounts
+from ferryfs.migration.state import ROOT_ID, Inode
+from ferryfs.migration.trailer_records import FileSystemIdentity, Mounts
+from ferryfs.migration.wanted import places
 from ferryfs.values import field, mutable
+
+_LOG = logging.getLogger("ferryfs.migration")
 
 
 @mutable
@@ -41,6 +46,11 @@ class MountsHere:
     differs: dict[int, str] = field(default_factory=dict)
     # Index -> what is said of it, of those of which nothing tells whether they are the source's.
     unproven: dict[int, str] = field(default_factory=dict)
+
+    def lost_identities(self, listed: Mounts | None, roots: Mapping[int, str]) -> dict[int, FileSystemIdentity]:
+        """Of the lost ones, by their roots (nodeid -> why, as ``roots`` gives them)."""
+        by_why = {why: listed.mounts[index].identity for index, why in self.lost.items()} if listed else {}
+        return {number: by_why[why] for number, why in roots.items() if why in by_why}
 
 
 def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool) -> MountsHere:
@@ -69,8 +79,7 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool)
                     found.firm.add(index)
                 found.ids[index] = mount_id(fd)
                 continue
-            maybe = "" if verdict.sameness is Sameness.DIFFERENT else "maybe "
-            said = f"{maybe}another file system is mounted at {name!r} here: {verdict.reason}"
+            said = _another(verdict, mount.path)
             if not verdict.handles:
                 found.other[mount.mount_id] = said
             if root_is_same and compare and verdict.sameness is Sameness.DIFFERENT:
@@ -83,6 +92,45 @@ def look(share: Share, listed: Mounts | None, root_is_same: bool, compare: bool)
         paths = {mount.path: index for index, mount in enumerate(listed.mounts if listed else ())}
         found.lost = {paths[path]: why for path, why in found.missing.items()}
     return found
+
+
+def doubted(found: MountsHere, inodes: Sequence[Inode], carried: Carried) -> dict[int, str]:
+    """Mounts in the source's own directory that are others here, or may be, where the guest uses them: index -> why."""
+    doubts = {**found.unproven, **found.differs}
+    if not doubts or carried.mounts is None:
+        return {}
+    listed = carried.mounts.mounts
+    # A file system without file handles is known by the place of its root alone.
+    handleless = {listed[index].path: why for index, why in doubts.items() if not listed[index].identity.handle}
+    held = set(roots(handleless, places(inodes, carried)).values()) if handleless else set()
+    used = carried.identities.mounts()
+    return {index: why for index, why in doubts.items() if index in used or why in held}
+
+
+def root_fault(
+    share: Share, parent_fd: int, name: bytes, fd: int, expected: FileSystemIdentity | None, proven: bool
+) -> str:
+    """Why ``fd``, which was found in a directory, is not the root of the mount that it should be; else empty.
+
+    ``expected``: which mount, as far as that matters; ``proven``: a doubt is too much. Raises OSError.
+    """
+    if mount_id(fd) == mount_id(parent_fd):
+        return f"nothing is mounted at {os.fsdecode(name)!r} here"
+    if expected is None:
+        return ""
+    verdict = identity.same_directory(expected, share.identity_of(fd))
+    if verdict.sameness is Sameness.SAME:
+        return ""
+    said = _another(verdict, name)
+    if verdict.sameness is Sameness.DIFFERENT or proven:
+        return said
+    _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", said)
+    return ""
+
+
+def _another(verdict: Verdict, path: bytes) -> str:
+    maybe = "" if verdict.sameness is Sameness.DIFFERENT else "maybe "
+    return f"{maybe}another file system is mounted at {os.fsdecode(path)!r} here: {verdict.reason}"
 
 
 def mount_id(fd: int) -> int:

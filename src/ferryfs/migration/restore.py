@@ -20,20 +20,20 @@ from itertools import chain
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import bulk, folders, identity, mounts, search, stream, unlinked
+from ferryfs.migration import bulk, clones, folders, identity, mounts, search, stream, unlinked
 from ferryfs.migration.by_handle import Handles
 from ferryfs.migration.carried import Carried, sort
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
-from ferryfs.migration.losses import Losses
+from ferryfs.migration.losses import Losses, log_aged
 from ferryfs.migration.mounts import MountsHere
 from ferryfs.migration.numbered import numbered
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
-from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Handle, Inode, Path, body, mount_paths
+from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
 from ferryfs.migration.trailer_records import FileSystemIdentity, Unlinked
-from ferryfs.migration.verify import Expected, grown, is_aged, proof_of, same_file, same_kind
-from ferryfs.migration.wanted import Wanted, counted, name_of, places, taken_along, wanted_of
+from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
+from ferryfs.migration.wanted import Wanted, called, counted, name_of, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -46,8 +46,6 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 OLDEST_MINOR: Final = 31
 DEFAULT_MAX_WRITE: Final = 1 << 20
 DEFAULT_READAHEAD: Final = 1 << 17
-# How many files of another time of change the warning names.
-AGED_NAMED: Final = 20
 # What a guest gets for an inode whose mount is missing here; the next destination knows such inodes by it.
 MISSING_MOUNT_ERRNO: Final = errno.ENODEV
 
@@ -188,27 +186,13 @@ class Restore:
         if not self._same:
             _LOG.info("Migration: the shared directory counts as a copy of the source's: %s.", verdict.reason)
 
-    def _check_mounts(self, inodes: Sequence[Inode], carried: Carried) -> None:
-        """Mounts in the source's own directory that are others here, or may be, where the guest uses them."""
-        doubts = {**self._mounts.unproven, **self._mounts.differs}
-        if not doubts or carried.mounts is None:
-            return
-        listed = carried.mounts.mounts
-        # A file system without file handles is known by the place of its root alone.
-        handleless = {listed[index].path: why for index, why in doubts.items() if not listed[index].identity.handle}
-        held = set(mounts.roots(handleless, places(inodes, carried)).values()) if handleless else set()
-        used = carried.identities.mounts()
-        doubts = {index: why for index, why in doubts.items() if index in used or why in held}
+    def _doubt_mounts(self, inodes: Sequence[Inode], carried: Carried) -> None:
+        doubts = mounts.doubted(self._mounts, inodes, carried)
         if doubts and self._config.identity is IdentityCheck.REQUIRE:
             raise StateError(f"--migration-identity=require: {next(iter(doubts.values()))}")
         unproven = [why for index, why in doubts.items() if index in self._mounts.unproven]
         if unproven:
             _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", "; ".join(unproven))
-
-    def _note_lost_mounts(self, carried: Carried) -> None:
-        if carried.mounts is not None:
-            identities = {why: carried.mounts.mounts[index].identity for index, why in self._mounts.lost.items()}
-            self.lost_mounts = {number: identities[why] for number, why in self._absent.items() if why in identities}
 
     # ---- inodes
     # ----------------------------------------------------------------------------------------------------------
@@ -221,13 +205,13 @@ class Restore:
             self._mounts.firm.add(0)
         self._carried = carried
         self._inodes = numbered(found.state)
-        self._check_mounts(v1.inodes, carried)
+        self._doubt_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
             absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
             # Of a mount that was lost before, another one that was there since says nothing.
             self._absent = {number: why for number, why in absent.items() if number not in carried.mount_roots}
-            self._note_lost_mounts(carried)
+            self.lost_mounts = self._mounts.lost_identities(carried.mounts, self._absent)
         self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
         todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else counted(v1.inodes)
         missing_numbers = {inode.id for inode, _ in todo}
@@ -278,7 +262,7 @@ class Restore:
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
-        self._aged += [self._called(records[index].id) for index in records.aged()]
+        self._aged += [called(records[index].id, self._inodes, self._carried) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
 
     def _downwards(self, waiting: deque[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> list[Wanted]:
@@ -344,7 +328,12 @@ class Restore:
             # The migration before lost it with its mount: only that can be what it was.
             mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO
             if wanted.parent and not wanted.why and (mountless or inode.id in carried.mount_roots):
-                wanted.why = self._mount_fault(wanted, fd, parent_fd, carried)
+                lost = carried.mount_roots.get(inode.id)
+                mount = lost if self._same and self._compare else None
+                proven = self._config.identity is IdentityCheck.REQUIRE
+                wanted.why = mounts.root_fault(self._share, parent_fd, wanted.name, fd, mount, proven)
+                if wanted.why and lost is not None:
+                    self.lost_mounts[inode.id] = lost
                 if wanted.why and mountless:
                     wanted.why = f"its mount was missing before, and is so still: {wanted.why}"
                 if wanted.why:
@@ -359,25 +348,6 @@ class Restore:
             raise
         return fd
 
-    def _mount_fault(self, wanted: Wanted, fd: int, parent_fd: int, carried: Carried) -> str:
-        """Why an open fd is not the root of the mount that it should be; else empty. Raises OSError."""
-        number = wanted.inode.id
-        expected = carried.mount_roots.get(number)
-        why = ""
-        if mounts.mount_id(fd) == mounts.mount_id(parent_fd):
-            why = f"nothing is mounted at {os.fsdecode(wanted.name)!r} here"
-        elif expected is not None and self._same and self._compare:
-            verdict = identity.same_directory(expected, self._share.identity_of(fd))
-            maybe = "maybe " if verdict.sameness is Sameness.UNPROVEN else ""
-            said = f"{maybe}another file system is mounted at {os.fsdecode(wanted.name)!r} here: {verdict.reason}"
-            if verdict.sameness is Sameness.DIFFERENT or self._config.identity is IdentityCheck.REQUIRE:
-                why = said if verdict.sameness is not Sameness.SAME else ""
-            elif verdict.sameness is Sameness.UNPROVEN:
-                _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", said)
-        if why and expected is not None:
-            self.lost_mounts[number] = expected
-        return why
-
     def _open_unlinked(self, wanted: Wanted, carried: Carried) -> int:
         record = carried.unlinked[wanted.inode.id]
         expected = carried.identities.get(wanted.inode.id)
@@ -389,7 +359,7 @@ class Restore:
             elif self._same and expected and expected.openable:
                 fd = self._handles.open(expected)
             if fd >= 0:
-                if not self._other(wanted, fd):
+                if not clones.other(fd, wanted.inode.id, carried, self._mounts, self._compare):
                     return fd
                 os.close(fd)
         try:
@@ -415,29 +385,6 @@ class Restore:
             return ""
         return same_file(fd, expected) if self._counts(expected) else same_kind(fd, expected, self._clone)
 
-    def _other(self, wanted: Wanted, fd: int) -> str:
-        """Why an open fd is another file although it has the source's handle; else empty. Raises OSError.
-
-        So it is in a block clone, which on another host is the same directory by all that can be told:
-
-        1. the clone is taken; 2. at the source the guest writes to "a", and removes "b", which it has open; 3. it moves
-        to the clone, where "a" is as it was, and the handle of "b" leads to a file that has its name still.
-        """
-        number = wanted.inode.id
-        if wanted.anew:
-            return ""
-        # What travels as unlinked but has a name that the source's exit takes away travels without its handle.
-        if (number in self._carried.unlinked or number in self._carried.nameless) and os.fstat(fd).st_nlink > 0:
-            return "it had no name at the source, and what has its file handle here has one"
-        expected = self._carried.identities.get(number) if self._compare else None
-        if expected is None or expected.mount in self._mounts.firm:
-            return ""
-        why = grown(fd, expected)
-        made = identity.make_handle(fd) if why and expected.openable else None
-        # Another handle: that it is another file is found out when it is filed, and the right one may be elsewhere.
-        differs = made is not None and (made.handle_type, made.handle) != (expected.handle_type, expected.handle)
-        return "" if differs else why
-
     def _counts(self, expected: Expected) -> bool:
         """Whether the file handle proves anything: its mount is here, and the source's own file system."""
         return bool(expected.handle) and expected.mount in self._mounts.same
@@ -455,11 +402,15 @@ class Restore:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
         number = wanted.inode.id
         try:
-            other = self._other(wanted, fd)
+            other, aged = "", False
+            if not wanted.anew:
+                other = clones.other(fd, number, self._carried, self._mounts, self._compare)
+                # Who goes by name in a copy was looked at before.
+                by_handle = isinstance(wanted.inode.location, ByHandle)
+                aged = self._compare and clones.aged(fd, number, self._carried, self._mounts, by_handle)
             if other:
                 wanted.other, wanted.why = True, other
                 raise OSError(LOST_ERRNO, other)
-            aged = self._is_aged(wanted, fd)
         except OSError:
             os.close(fd)
             raise
@@ -472,30 +423,9 @@ class Restore:
                 wanted.why = "another file has its name now"
             raise
         if aged:
-            self._aged.append(self._called(number))
+            self._aged.append(called(number, self._inodes, self._carried))
         if wanted.hollow:
             self._live.hollow(number)
-
-    def _is_aged(self, wanted: Wanted, fd: int) -> bool:
-        """Whether a file has the source's handle, but was changed at another time, in what may be a clone. Raises
-        OSError.
-        """
-        expected = self._carried.identities.get(wanted.inode.id) if self._compare and not wanted.anew else None
-        if expected is None or expected.mount in self._mounts.firm:
-            return False
-        # Who goes by name in a copy was looked at before.
-        by_handle = self._counts(expected) or isinstance(wanted.inode.location, ByHandle)
-        return by_handle and is_aged(fd, expected)
-
-    def _called(self, number: int) -> str:
-        """An inode for the log, with its last name wherever the stream has one."""
-        inode = self._inodes[number]
-        if not isinstance(inode.location, Path | FullPath):
-            odd = self._carried.names.get(number)
-            told = self._carried.identities.get(number)
-            name = odd.name if odd else told.name if told else b""
-            return f"inode {number} ({os.fsdecode(name)!r})" if name else f"inode {number}"
-        return name_of(inode)
 
     # ---- what is not where it was
     # ----------------------------------------------------------------------------------------
@@ -563,7 +493,7 @@ class Restore:
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
             if not wanted.gone or wanted.inode.id in self._opened:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
-                self._losses.add(self._called(wanted.inode.id), why)
+                self._losses.add(called(wanted.inode.id, self._inodes, self._carried), why)
             if not self._veil(wanted, carried):
                 expected = carried.identities.get(wanted.inode.id)
                 # In a copy the source's handle proves nothing, to the next destination either.
@@ -635,7 +565,9 @@ class Restore:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
             if kind:
-                self._losses.add(f"open file {handle.id} of {self._called(handle.inode)}", reason_of(error))
+                self._losses.add(
+                    f"open file {handle.id} of {called(handle.inode, self._inodes, self._carried)}", reason_of(error)
+                )
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
         half = carried.half_read.get(handle.id)
@@ -648,20 +580,7 @@ class Restore:
     # ---------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        if self._aged:
-            more = f" and {len(self._aged) - AGED_NAMED} more" if len(self._aged) > AGED_NAMED else ""
-            copy = "files of the copy were changed at another time than the source's, so their content may differ:"
-            clone = (
-                "files of what may be a clone of the source's directory were changed at another time than the "
-                "source's, so their content may differ:"
-            )
-            _LOG.warning(
-                "Migration: %d %s %s%s.",
-                len(self._aged),
-                clone if self._same else copy,
-                ", ".join(self._aged[:AGED_NAMED]),
-                more,
-            )
+        log_aged(self._aged, self._same)
         self._losses.log()
         sentence = self._losses.sentence()
         if sentence and self._config.on_error is OnError.ABORT:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 
 from ferryfs.migration.carried import Carried
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Inode, Path
@@ -83,3 +84,14 @@ def name_of(inode: Inode) -> str:
             return f"inode {inode.id} ({filename!r})"
         case _:
             return f"inode {inode.id}"
+
+
+def called(number: int, inodes: Mapping[int, Inode], carried: Carried) -> str:
+    """An inode for the log, with its last name wherever the stream has one."""
+    inode = inodes[number]
+    odd = carried.names.get(number)
+    told = carried.identities.get(number)
+    name = odd.name if odd else told.name if told else b""
+    if isinstance(inode.location, Path | FullPath) or not name:
+        return name_of(inode)
+    return f"inode {number} ({os.fsdecode(name)!r})"
