@@ -20,7 +20,7 @@ from ferryfs.migration import describe, stream, trailer
 
 def main() -> None:
     data = b"".join(stream.save(STATE, RECORDS))
-    path = Path(__file__).parent / f"ferryfs-{trailer.VERSION}-folders.bin"
+    path = Path(__file__).parent / f"ferryfs-{trailer.VERSION}-mount-roots.bin"
     path.write_bytes(data)
     path.with_suffix(".json").write_text(json.dumps(describe.stream(stream.load(data)), indent=1) + "\n")
 

@@ -41,6 +41,7 @@ cdef struct Record:
     uint8_t expected_size
     uint8_t expected_fid            # that handle is for comparing only
     uint8_t expected_own            # and is of a file on the share's own mount
+    uint8_t sized                   # a block clone has that handle too: the size has to be the source's as well
     uint8_t location
     uint8_t progress
     uint8_t told                    # the trailer expects something of it: a kind at least

@@ -354,11 +354,12 @@ cdef class Records:
 
     # ---- what the trailer expects -----------------------------------------------------------------------------------------
 
-    def expect(self, identities, trusted, bint clone=False):
+    def expect(self, identities, trusted, bint clone=False, sized=()):
         """Takes over the identities of a trailer (``InodeIdentities`` that were validated).
 
         ``trusted``: which of the trailer's mounts (by index) are the source's own file systems here, so that handles count.
-        ``clone``: they prove nothing, but one that differs, with another time of change, is another file's.
+        ``clone``: they prove nothing, but one that differs, with another time of change, is another file's. ``sized``: on which of
+        the trusted mounts a file has to have the source's size as well.
         """
         cdef View ids
         cdef View sizes
@@ -372,6 +373,7 @@ cdef class Records:
         cdef uint8_t counts[256]
         cdef uint8_t fids[256]
         cdef uint8_t own[256]
+        cdef uint8_t sizes_count[256]
         cdef Py_ssize_t i
         cdef uint64_t at = 0
         cdef uint32_t found
@@ -389,6 +391,7 @@ cdef class Records:
                 counts[index] = each.mount in trusted
                 fids[index] = not each.openable
                 own[index] = each.mount == 0
+                sizes_count[index] = each.mount in sized
             ids, sizes, mtimes = view_of(one.ids), view_of(one.sizes), view_of(one.mtimes_ns)
             shape_of, kinds, handles = one.shape_of, one.kinds, one.handles
             base = &handles[0] if len(one.handles) else NULL
@@ -408,6 +411,7 @@ cdef class Records:
                             record.expected_size = <uint8_t>lengths[shape]
                             record.expected_fid = fids[shape]
                             record.expected_own = own[shape]
+                            record.sized = sizes_count[shape]
                             record.expected = base + at
                     if shape != NO_SHAPE:
                         at += lengths[shape]

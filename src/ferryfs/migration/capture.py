@@ -19,7 +19,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -30,16 +30,21 @@ from ferryfs.migration.collect.ground import Ground
 from ferryfs.migration.collect.locate import Findings
 from ferryfs.migration.collect.progress import Progress
 from ferryfs.migration.live_source import LiveSource
+from ferryfs.migration.mounts import mount_id
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.trailer_identities import IDENTITIES_PER_RECORD, Folders, InodeIdentities
 from ferryfs.migration.trailer_records import (
     DirectoryEntry,
+    FileSystemIdentity,
     HalfRead,
     Lost,
     LostInodes,
     Mount,
+    MountRoot,
+    MountRoots,
     Mounts,
     Name,
+    Nameless,
     Names,
     Negotiated,
     Packed,
@@ -73,12 +78,22 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 class Capture:
     """One migration's source side: ``collect`` (or not), then ``save``."""
 
-    def __init__(self, live: LiveSource, config: MigrationConfig, share: Share, options: tuple[str, ...]) -> None:
-        """``options``: long names of the switches that the guest relies on."""
+    def __init__(
+        self,
+        live: LiveSource,
+        config: MigrationConfig,
+        share: Share,
+        options: tuple[str, ...],
+        lost_mounts: Mapping[int, FileSystemIdentity] | None = None,
+    ) -> None:
+        """``options``: long names of the switches that the guest relies on. ``lost_mounts``: by the nodeids of their
+        roots, mounts that were missing when the guest came here.
+        """
         self._live = live
         self._config = config
         self._share = share
         self._options = options
+        self._lost_mounts = lost_mounts or {}
         self._by_handle = config.mode is MigrationMode.FILE_HANDLES
         self._ground = Ground(share)
         # What collecting found beside the hints in the inode table.
@@ -123,16 +138,20 @@ class Capture:
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
             findings = self._confirm(cancelled, findings)
-        # Only a copy is known by sizes. In file-handles mode the destination has to have the same file system, and with
-        # --migration-restore=lazy the same directory: it knows a file by its handle.
+        # Only a copy is known by sizes, and a block clone by those of what is open. In file-handles mode the
+        # destination has to have the same file system, and with --migration-restore=lazy the same directory: it knows
+        # a file by its handle.
         sizes = not self._by_handle and self._config.restore is RestoreMode.EAGER
         locate.measure(self._live, _threads(), sizes, cancelled)
         located = time.monotonic()
         files = self._live.open_files()
-        lost, dead = self._sort_out(findings, files)
         mounts = locate.mounts(self._live, self._share)
+        listed = self._mount_records(mounts)
+        mounts = {mount.mount_id: mount.path for mount in listed} if listed else mounts
+        roots = self._roots_without_path(findings, listed)
+        lost, dead = self._sort_out(findings, files)
         state = self._state(findings, mounts)
-        yield from trailer.write(state, self._records(findings, files, mounts, lost, dead))
+        yield from trailer.write(state, self._records(findings, files, mounts, listed, roots, lost, dead))
         _LOG.info(
             "Migration: the state is written: %.0f ms to locate %d inodes, %.0f ms to write.",
             1000 * (located - started),
@@ -243,6 +262,42 @@ class Capture:
     # ---- what could not be located
     # ---------------------------------------------------------------------------------------
 
+    def _roots_without_path(self, findings: Findings, listed: list[Mount]) -> list[MountRoot]:
+        """Of mounts with inodes of the guest that are not listed. Where they are gone, these are lost:
+
+        1. "m/file" is seen, on the file system that is mounted at "m"; 2. somebody unmounts that lazily; 3. the mounts
+        are listed, and "m" is none; 4. the state says "m/file", and the destination takes what lies beneath, if it has
+        that name, type and size.
+        """
+        unlisted = set(self._live.mounts()) - {mount.mount_id for mount in listed}
+        if not listed or not unlisted:
+            return []
+        present = self._share.mount_ids()
+        gone: dict[int, bool] = {}
+        roots: list[MountRoot] = []
+        astray: list[int] = []
+        for number, mount, is_root in self._live.on_mounts(unlisted):
+            if number in findings.unlinked or number in findings.lost:
+                continue
+            if mount not in gone or is_root:
+                with suppress(KeyError, OSError):
+                    fd = self._live.open(number)
+                    try:
+                        gone[mount] = present is not None and mount_id(fd) not in present
+                        found = self._share.identity_of(fd) if is_root else None
+                    finally:
+                        os.close(fd)
+                    if found is not None and not gone[mount]:
+                        roots.append(MountRoot(number, found))
+            # A path from the root leads by no root of a mount that could be told.
+            if gone.get(mount, True) or number in findings.paths:
+                astray.append(number)
+        for number in astray:
+            findings.lost[number] = (errno.ENOENT, locate.UNMOUNTED)
+            findings.paths.pop(number, None)
+        self._live.misplace(astray)
+        return roots
+
     def _sort_out(
         self, findings: Findings, files: list[tuple[int, int, int, int, int, bool, int]]
     ) -> tuple[list[Lost], set[int]]:
@@ -304,12 +359,13 @@ class Capture:
         findings: Findings,
         files: list[tuple[int, int, int, int, int, bool, int]],
         mounts: dict[int, bytes],
+        listed: list[Mount],
+        roots: list[MountRoot],
         lost: list[Lost],
         dead: set[int],
     ) -> Iterator[Record | Packed]:
         _, major, minor, flags, max_readahead, max_write = self._live.session()
         yield Negotiated(major, minor, flags, max_write, max_readahead, MAX_PAGES, 1, self._options)
-        listed = self._mount_records(mounts)
         if listed:
             yield Mounts(tuple(listed))
         known = [mount.mount_id for mount in listed]
@@ -332,6 +388,13 @@ class Capture:
         ]
         if names:
             yield Names(tuple(names))
+        roots += [
+            MountRoot(number, self._lost_mounts[number])
+            for number, _, _, name in self._live.lost_before()
+            if name and number in self._lost_mounts and self._live.has_record(number)
+        ]
+        if roots:
+            yield MountRoots(tuple(roots))
         lost = list(lost)
         yield from self._half_read(files)
         yield from self._unlinked(findings, files, dead, lost)
@@ -344,7 +407,8 @@ class Capture:
             with suppress(OSError):
                 fd = os.dup(self._share.root_fd) if path == b"." else self._share.open(path)
                 try:
-                    found = self._share.identity_of(fd)
+                    # Something else may have been mounted there meanwhile.
+                    found = self._share.identity_of(fd) if self._live.mount_id(fd) == number else None
                 finally:
                     os.close(fd)
                 if found is not None and (listed or path == b"."):
@@ -408,6 +472,7 @@ class Capture:
             if fd >= 0:
                 opened.setdefault(inode, fd)
         carried = 0
+        nameless: list[int] = []
         for number in sorted(findings.unlinked):
             if number in dead:
                 with suppress(KeyError, OSError):
@@ -418,7 +483,9 @@ class Capture:
                     yield self._attributes(number, 0)
                 continue
             if not self._carries(number in findings.hidden):
-                if not self._by_handle:
+                if self._by_handle and number not in findings.hidden:
+                    nameless.append(number)
+                elif not self._by_handle:
                     lost.append(Lost(number, 0, errno.ENOENT, "its last name is gone (--migration-unlinked=lost)"))
                 continue
             try:
@@ -442,6 +509,8 @@ class Capture:
                 yield from unlinked.contents(fd, record)
             finally:
                 os.close(fd)
+        if nameless:
+            yield Nameless(tuple(nameless))
         self._log_lost(lost[before:])
         if carried:
             _LOG.info(

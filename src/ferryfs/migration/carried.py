@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from ferryfs.migration.trailer_identities import Folders, InodeIdentities
 from ferryfs.migration.trailer_records import (
     Content,
+    FileSystemIdentity,
     HalfRead,
     Lost,
     LostInodes,
+    MountRoots,
     Mounts,
     Name,
+    Nameless,
     Names,
     Negotiated,
     Record,
@@ -34,6 +37,8 @@ class Carried:
     half_read: dict[int, HalfRead] = field(default_factory=dict)
     names: dict[int, Name] = field(default_factory=dict)
     lost: dict[int, Lost] = field(default_factory=dict)
+    nameless: set[int] = field(default_factory=set)
+    mount_roots: dict[int, FileSystemIdentity] = field(default_factory=dict)
 
 
 def sort(records: Iterable[Record]) -> Carried:
@@ -58,6 +63,10 @@ def sort(records: Iterable[Record]) -> Carried:
                 carried.names.update({name.inode: name for name in names})
             case LostInodes(lost):
                 carried.lost.update({one.inode: one for one in lost})
+            case MountRoots(roots):
+                carried.mount_roots.update({root.inode: root.identity for root in roots})
+            case Nameless(inodes):
+                carried.nameless.update(inodes)
             case _:
                 pass
     return carried

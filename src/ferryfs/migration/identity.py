@@ -67,6 +67,8 @@ class Verdict:
     reason: str
     # Whether file handles of the one lead to anything in the other.
     handles: bool = True
+    # Whether it rests on numbers of one running kernel, which no block clone has.
+    firm: bool = False
 
 
 def make_handle(dir_fd: int, name: bytes = b"") -> MadeHandle | None:
@@ -142,8 +144,8 @@ def same_directory(source: FileSystemIdentity | None, here: FileSystemIdentity |
     """Whether two identities (None: not known), taken on two hosts, are of one directory. Only complete proof makes it
     SAME.
 
-    A block clone that is used on another host can't be told from its original: nothing in it differs. On the same host
-    its device differs.
+    A block clone that is used on another host can't be told from its original: nothing in it differs, so that only what
+    a file has become since tells (``verify.grown``). On the same host its device differs.
     """
     if source is None or here is None:
         return Verdict(Sameness.UNPROVEN, "there is no identity to compare")
@@ -154,7 +156,7 @@ def same_directory(source: FileSystemIdentity | None, here: FileSystemIdentity |
         return Verdict(Sameness.UNPROVEN, "file handles of FUSE last no longer than the mount", handles=False)
     if source.host and source.host == here.host:
         if source.device == here.device:
-            return Verdict(Sameness.SAME, "host, device and inode number are equal")
+            return Verdict(Sameness.SAME, "host, device and inode number are equal", firm=True)
         if os.major(source.device) != 0:
             return Verdict(Sameness.UNPROVEN, "it is on another block device of the same host")
     missing = []

@@ -247,7 +247,7 @@ cdef class LiveSource:
 
     def measure_files(self, uint32_t first, uint32_t last, bint all):
         """Notes size and time of change of the files in slots ``first`` to ``last`` that are in place; unless ``all``, only of
-        those without a handle. The guest is stopped.
+        those that are open or without a handle. The guest is stopped.
         """
         cdef Slots known = self._known()
         last = min(last, self.slots)
@@ -390,6 +390,32 @@ cdef class LiveSource:
             result = mounts_sync(self.table, True)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
+
+    def on_mounts(self, set numbers):
+        """[(nodeid, id of its mount, whether its directory lies on another)] of the inodes on these mounts (ids as ``mounts`` has
+        them). The guest is stopped.
+        """
+        cdef Inode *inode
+        cdef uint32_t slot
+        cdef uint32_t parent
+        found = []
+        for slot in range(self.slots):
+            inode = self._at(slot)
+            if self.status[slot] == ABSENT or inode.flags & INODE_INVALID or self.table.mounts[inode.mount].id not in numbers:
+                continue
+            parent = find_slot(self.table, inode.parent)
+            found.append((
+                inode.id, self.table.mounts[inode.mount].id, parent == INDEX_NONE or self._at(parent).mount != inode.mount,
+            ))
+        return found
+
+    def misplace(self, numbers):
+        """These inodes are not where they were found."""
+        cdef uint32_t slot
+        for number in numbers:
+            slot = self._slot(number)
+            if slot != INDEX_NONE and self.status[slot] != ABSENT:
+                self.status[slot] = UNKNOWN
 
     def found(self, uint64_t id, uint64_t parent, bytes name):
         """Notes where an inode is; whether that can be said by a parent that the guest holds. It is looked at at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -10,6 +11,28 @@ _LOG = logging.getLogger("ferryfs.migration")
 # Names of a line, and of one load in all.
 NAMED_A_LINE: Final = 50
 NAMED: Final = 1000
+# How many files of another time of change the warning names.
+AGED_NAMED: Final = 20
+
+
+def log_aged(names: Sequence[str], same: bool) -> None:
+    """Warns of files that were changed at another time than the source's. ``same``: the directory is not known to be a
+    copy.
+    """
+    if names:
+        more = f" and {len(names) - AGED_NAMED} more" if len(names) > AGED_NAMED else ""
+        copy = "files of the copy were changed at another time than the source's, so their content may differ:"
+        clone = (
+            "files of what may be a clone of the source's directory were changed at another time than the "
+            "source's, so their content may differ:"
+        )
+        _LOG.warning(
+            "Migration: %d %s %s%s.",
+            len(names),
+            clone if same else copy,
+            ", ".join(names[:AGED_NAMED]),
+            more,
+        )
 
 
 class Losses:

@@ -20,6 +20,7 @@ from ferryfs.migration.live_source import LiveSource
 from ferryfs.migration.proving import Proving
 from ferryfs.migration.restore import Restore
 from ferryfs.migration.share import Share
+from ferryfs.migration.trailer_records import FileSystemIdentity
 from ferryfs.migration.transfer import Outcome, Transfer
 from ferryfs.passthrough.config import MigrationConfig, ShareConfig
 
@@ -52,6 +53,8 @@ class Migrator:
         # The load has yet to be done once its bytes are there.
         self._pending_load = False
         self._began = 0.0
+        # By the nodeids of their roots: mounts that the guest uses and that were missing when it came here.
+        self.lost_mounts: dict[int, FileSystemIdentity] = {}
         # Of what the last load left for later.
         self.proving: Proving | None = None
         # What is under way, for the log when the front-end goes; empty outside of a migration.
@@ -144,6 +147,7 @@ class Migrator:
             self.proving = None
             data, transfer.data = transfer.data, memoryview(b"")
             restore.run(data)
+            self.lost_mounts = restore.lost_mounts
             if restore.deferred:
                 self.proving = Proving(self._device)
             self._under_way = _NOT_STARTED
@@ -178,7 +182,8 @@ class Migrator:
             raise FrontendError(f"{message} came while a virtqueue is served; stop them all first")
 
     def _new_capture(self) -> Capture:
-        return Capture(LiveSource(self._device), self._config, self._share, options.relied_on(self._share_config))
+        relied_on = options.relied_on(self._share_config)
+        return Capture(LiveSource(self._device), self._config, self._share, relied_on, self.lost_mounts)
 
     def _stop_collecting(self) -> None:
         if self._collector is not None:

@@ -357,13 +357,14 @@ cdef bint is_it(Records records, Record *record, const Terms *terms, const Found
         and is_handle(&found.identity, record.expected_type, record.expected, record.expected_size)
     )
     if terms.same and record.expected != NULL:
-        if not record.expected_fid:
+        if record.expected_fid:
+            fid_size = fid_of(found.fd, &fid) if found.fd >= 0 else 0
+            has_its_handle = (
+                fid_size == record.expected_size and fid.head.handle_type == record.expected_type
+                and memcmp(fid.bytes, record.expected, fid_size) == 0
+            )
+        if not has_its_handle or not record.sized:
             return has_its_handle
-        fid_size = fid_of(found.fd, &fid) if found.fd >= 0 else 0
-        return (
-            fid_size == record.expected_size and fid.head.handle_type == record.expected_type
-            and memcmp(fid.bytes, record.expected, fid_size) == 0
-        )
     if record.kind != KIND_FILE or record.size == NOT_MEASURED:
         return True
     if found.size != record.size:

@@ -14,23 +14,26 @@ import os
 import stat
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 from ferryfs.errors import StateError
-from ferryfs.migration import bulk, folders, identity, mounts, search, stream, unlinked
+from ferryfs.migration import bulk, clones, folders, identity, mounts, search, stream, unlinked
 from ferryfs.migration.by_handle import Handles
 from ferryfs.migration.carried import Carried, sort
 from ferryfs.migration.identity import Sameness
 from ferryfs.migration.live_destination import LiveDestination
-from ferryfs.migration.losses import Losses
+from ferryfs.migration.losses import Losses, log_aged
 from ferryfs.migration.mounts import MountsHere
+from ferryfs.migration.numbered import numbered
 from ferryfs.migration.options import INIT_FLAG_SWITCHES, STATE_OPTION_FLAGS, STATE_OPTIONS, missing_switch
 from ferryfs.migration.share import Share, reason_of
 from ferryfs.migration.state import ROOT_ID, ByHandle, Handle, Inode, Path, body, mount_paths
-from ferryfs.migration.trailer_records import Content, Unlinked
+from ferryfs.migration.trailer_records import Content, FileSystemIdentity, Unlinked
 from ferryfs.migration.verify import Expected, is_aged, proof_of, same_file, same_kind
-from ferryfs.migration.wanted import Wanted, counted, name_of, named, places, taken_along, wanted_of
+from ferryfs.migration.wanted import Wanted, called, counted, name_of, places, taken_along, wanted_of
 from ferryfs.passthrough.config import IdentityCheck, MigrationConfig, OnError, RestoreMode
 
 _LOG = logging.getLogger("ferryfs.migration")
@@ -43,8 +46,6 @@ _NOT_REOPENED: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 OLDEST_MINOR: Final = 31
 DEFAULT_MAX_WRITE: Final = 1 << 20
 DEFAULT_READAHEAD: Final = 1 << 17
-# How many files of another time of change the warning names.
-AGED_NAMED: Final = 20
 # What a guest gets for an inode whose mount is missing here; the next destination knows such inodes by it.
 MISSING_MOUNT_ERRNO: Final = errno.ENODEV
 
@@ -62,6 +63,8 @@ class Restore:
         self._same = False
         # A block clone of the source's file system: a copy in which handles say something all the same.
         self._clone = False
+        # It can't be one, since it has the numbers that the running kernel gave the source's.
+        self._firm = False
         # The source runs on this host, so what it has open is alive until it ends.
         self._beside = False
         self._compare = False
@@ -71,8 +74,12 @@ class Restore:
         self._kinds: dict[int, int] = {}
         self._handles = Handles(share, live)
         self._mounts = MountsHere()
+        self._carried = sort(())
+        self._inodes: Mapping[int, Inode] = {}
         # The roots of mounts that are missing here -> why.
         self._absent: dict[int, str] = {}
+        # By the nodeids of their roots: those of the source's own directory. The next destination has to find them.
+        self.lost_mounts: dict[int, FileSystemIdentity] = {}
         # Inodes that wait for their first use.
         self.deferred = 0
 
@@ -158,6 +165,7 @@ class Restore:
             return
         verdict = identity.same_directory(source, here)
         self._same = verdict.sameness is Sameness.SAME
+        self._firm = verdict.firm
         if source is not None and here is not None:
             born_alike = source.born_ns >= 0 and here.born_ns >= 0
             self._clone = verdict.sameness is Sameness.UNPROVEN and born_alike and source.openable and here.openable
@@ -178,16 +186,32 @@ class Restore:
         if not self._same:
             _LOG.info("Migration: the shared directory counts as a copy of the source's: %s.", verdict.reason)
 
+    def _doubt_mounts(self, inodes: Sequence[Inode], carried: Carried) -> None:
+        doubts = mounts.doubted(self._mounts, inodes, carried)
+        if doubts and self._config.identity is IdentityCheck.REQUIRE:
+            raise StateError(f"--migration-identity=require: {next(iter(doubts.values()))}")
+        unproven = [why for index, why in doubts.items() if index in self._mounts.unproven]
+        if unproven:
+            _LOG.warning("Migration: types and sizes are compared as in a copy, because %s.", "; ".join(unproven))
+
     # ---- inodes
     # ----------------------------------------------------------------------------------------------------------
 
     def _restore_all(self, found: stream.Stream, carried: Carried) -> None:
         v1 = body(found.state)
         self._opened = frozenset(handle.inode for handle in v1.handles)
-        self._mounts = mounts.look(self._share, carried.mounts, self._same)
+        self._mounts = mounts.look(self._share, carried.mounts, self._same, self._compare)
+        if self._firm:
+            self._mounts.firm.add(0)
+        self._carried = carried
+        self._inodes = numbered(found.state)
+        self._doubt_mounts(v1.inodes, carried)
         self._handles.open_mounts(mount_paths(found.state), self._mounts)
         if self._mounts.missing:
-            self._absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
+            absent = mounts.roots(self._mounts.missing, places(v1.inodes, carried))
+            # Of a mount that was lost before, another one that was there since says nothing.
+            self._absent = {number: why for number, why in absent.items() if number not in carried.mount_roots}
+            self.lost_mounts = self._mounts.lost_identities(carried.mounts, self._absent)
         self._kinds[ROOT_ID] = stat.S_IFDIR >> 12
         todo = self._fast(v1.inodes, carried) if isinstance(v1.inodes, bulk.Records) else counted(v1.inodes)
         missing_numbers = {inode.id for inode, _ in todo}
@@ -200,6 +224,10 @@ class Restore:
             else:
                 waiting.append(wanted)
         missing = self._downwards(waiting, below, carried)
+        if not self._same and len(missing) == len(v1.inodes) - 1:
+            # None of a directory that may be any: stale handles say that it is not the source's.
+            for wanted in missing:
+                wanted.gone = False
         if missing and self._same and carried.identities:
             missing = self._search(missing, below, carried)
         self._copy_check(missing, carried)
@@ -213,18 +241,28 @@ class Restore:
         """Restores what is where it should be, without an object an inode; what is left, with the number of its
         children.
         """
-        for number in (*carried.unlinked, *carried.names, *carried.lost, *self._absent):
+        lying = carried.identities.lying_on(self._mounts.lost)
+        exact = (
+            carried.unlinked,
+            carried.nameless,
+            carried.names,
+            carried.lost,
+            carried.mount_roots,
+            self._absent,
+            lying,
+        )
+        for number in chain(*exact):
             records.leave(number)
         if records.by_handle:
             records.claim(carried.identities.columns())
         if self._compare:
             trusted = {0} if self._clone else self._mounts.same
-            records.expect(carried.identities.columns(), trusted, self._clone)
+            records.expect(carried.identities.columns(), trusted, self._clone, trusted - self._mounts.firm)
             records.believe(folders.usable(carried.folders, self._share, carried.mounts) if self._beside else None)
             if self._config.restore is RestoreMode.LAZY and self._same and carried.mounts and carried.mounts.mounts:
                 self.deferred = self._live.defer(records, self._opened, carried.mounts.mounts[0].mount_id)
         self._live.restore_records(records, self._compare, self._same, self._handles.fds)
-        self._aged += [name_of(records[index]) for index in records.aged()]
+        self._aged += [called(records[index].id, self._inodes, self._carried) for index in records.aged()]
         return [(records[index], records.children(index)) for index in records.left()]
 
     def _downwards(self, waiting: deque[Wanted], below: dict[int, list[Wanted]], carried: Carried) -> list[Wanted]:
@@ -263,12 +301,19 @@ class Restore:
         if inode.id in self._absent:
             wanted.why = self._absent[inode.id]
             raise OSError(MISSING_MOUNT_ERRNO, wanted.why)
+        if self._mounts.lost:
+            # Whatever its place is said by: a path from the root leads to what is there instead.
+            known = carried.identities.get(inode.id)
+            if known and known.mount in self._mounts.lost:
+                wanted.why = self._mounts.lost[known.mount]
+                raise OSError(MISSING_MOUNT_ERRNO, wanted.why)
         if isinstance(inode.location, ByHandle):
             try:
                 return self._handles.open_located(inode.location.handle, carried.identities.get(inode.id))
             except OSError as error:
-                known = error.errno in (errno.ENODEV, errno.EXDEV)
-                wanted.why = str(error.strerror) if known else reason_of(error)
+                wanted.gone = error.errno == errno.ESTALE
+                said = error.errno in (errno.ENODEV, errno.EXDEV)
+                wanted.why = str(error.strerror) if said else reason_of(error)
                 raise
         told = carried.lost.get(inode.id)
         if not wanted.name:
@@ -280,10 +325,19 @@ class Restore:
             fd = self._share.open(wanted.name)
         try:
             wanted.why = self._fault(fd, wanted, carried)
-            mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO and wanted.parent != 0
-            if mountless and not wanted.why and mounts.mount_id(fd) == mounts.mount_id(parent_fd):
-                # The migration before lost it with its mount: only a mount can be what it was.
-                self._absent[inode.id] = wanted.why = "its mount was missing before, and is so still"
+            # The migration before lost it with its mount: only that can be what it was.
+            mountless = told is not None and told.errno == MISSING_MOUNT_ERRNO
+            if wanted.parent and not wanted.why and (mountless or inode.id in carried.mount_roots):
+                lost = carried.mount_roots.get(inode.id)
+                mount = lost if self._same and self._compare else None
+                proven = self._config.identity is IdentityCheck.REQUIRE
+                wanted.why = mounts.root_fault(self._share, parent_fd, wanted.name, fd, mount, proven)
+                if wanted.why and lost is not None:
+                    self.lost_mounts[inode.id] = lost
+                if wanted.why and mountless:
+                    wanted.why = f"its mount was missing before, and is so still: {wanted.why}"
+                if wanted.why:
+                    self._absent[inode.id] = wanted.why
             if wanted.why:
                 raise OSError(errno.ESTALE, wanted.why)
             expected = carried.identities.get(inode.id) if self._compare else None
@@ -299,16 +353,23 @@ class Restore:
         expected = carried.identities.get(wanted.inode.id)
         location = wanted.inode.location
         with suppress(OSError):
+            fd = -1
             if isinstance(location, ByHandle) and (expected is None or expected.handle):
-                return self._handles.open_located(location.handle, expected)
-            if self._same and expected and self._leads_to_it(expected):
-                return self._handles.open(expected)
+                fd = self._handles.open_located(location.handle, expected)
+            elif self._same and expected and self._leads_to_it(expected):
+                fd = self._handles.open(expected)
+            if fd >= 0:
+                if not clones.other(fd, wanted.inode.id, carried, self._mounts, self._compare):
+                    return fd
+                os.close(fd)
         try:
-            wanted.hollow = unlinked.is_hollow(record)
-            return self._make(record, carried.contents.get(wanted.inode.id, []), expected)
+            fd = self._make(record, carried.contents.get(wanted.inode.id, []), expected)
         except StateError as error:
             wanted.why = str(error)
             raise OSError(LOST_ERRNO, wanted.why) from None
+        wanted.anew = True
+        wanted.hollow = unlinked.is_hollow(record)
+        return fd
 
     def _make(self, record: Unlinked, pieces: list[Content], expected: Expected | None) -> int:
         """A nameless inode in the file system that it was in, if that can be, else in the share's own. Raises OSError,
@@ -360,6 +421,19 @@ class Restore:
         """Into the table, if it has the expected handle; ``fd`` is the table's from here on. Raises OSError."""
         number = wanted.inode.id
         try:
+            other, aged = "", False
+            if not wanted.anew:
+                other = clones.other(fd, number, self._carried, self._mounts, self._compare)
+                # Who goes by name in a copy was looked at before.
+                by_handle = isinstance(wanted.inode.location, ByHandle)
+                aged = self._compare and clones.aged(fd, number, self._carried, self._mounts, by_handle)
+            if other:
+                wanted.other, wanted.why = True, other
+                raise OSError(LOST_ERRNO, other)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
             self._kinds[number] = self._live.restore(
                 number, wanted.lookups, fd, wanted.parent, wanted.name if wanted.parent else b"", expected
             )
@@ -367,6 +441,8 @@ class Restore:
             if error.errno == errno.ESTALE and expected:
                 wanted.why = "another file has its name now"
             raise
+        if aged:
+            self._aged.append(called(number, self._inodes, self._carried))
         if wanted.hollow:
             self._live.hollow(number)
 
@@ -409,7 +485,7 @@ class Restore:
         # Those of open files first: the time may be over before the others'.
         for wanted in sorted(missing, key=lambda wanted: wanted.inode.id not in self._opened):
             expected = carried.identities.get(wanted.inode.id)
-            if expected and self._counts(expected) and wanted.inode.id not in self._absent:
+            if expected and self._counts(expected) and wanted.inode.id not in self._absent and not wanted.other:
                 wanted_by[expected.mount, expected.handle_type, expected.handle] = wanted
         if not wanted_by or self._config.search_limit <= 0:
             return missing
@@ -442,7 +518,7 @@ class Restore:
             why = wanted.why or (reason_of(wanted.error) if wanted.error else "its directory could not be restored")
             if not wanted.gone or wanted.inode.id in self._opened:
                 # Else it was removed since the guest was stopped, and nothing that the guest has open depends on it.
-                self._losses.add(f"inode {wanted.inode.id}{named(wanted)}", why)
+                self._losses.add(called(wanted.inode.id, self._inodes, self._carried), why)
             if not self._veil(wanted, carried):
                 expected = carried.identities.get(wanted.inode.id)
                 # In a copy the source's handle proves nothing, to the next destination either.
@@ -492,7 +568,10 @@ class Restore:
         expected = carried.identities.get(record.inode)
         if self._same and expected and self._leads_to_it(expected):
             with suppress(OSError):
-                return self._handles.open(expected), False
+                fd = self._handles.open(expected)
+                if os.fstat(fd).st_nlink == 0:
+                    return fd, False
+                os.close(fd)
         return self._make(record, [], expected), True
 
     # ---- open files
@@ -511,7 +590,9 @@ class Restore:
             self._live.reopen(handle.id, handle.inode, flags, directory)
         except OSError as error:
             if kind:
-                self._losses.add(f"open file {handle.id} of inode {handle.inode}", reason_of(error))
+                self._losses.add(
+                    f"open file {handle.id} of {called(handle.inode, self._inodes, self._carried)}", reason_of(error)
+                )
             self._live.reopen_lost(handle.id, handle.inode, flags, directory, error.errno or LOST_ERRNO)
             return
         half = carried.half_read.get(handle.id)
@@ -524,15 +605,7 @@ class Restore:
     # ---------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        if self._aged:
-            more = f" and {len(self._aged) - AGED_NAMED} more" if len(self._aged) > AGED_NAMED else ""
-            _LOG.warning(
-                "Migration: %d files of the copy were changed at another time than the source's, so their content may "
-                "differ: %s%s.",
-                len(self._aged),
-                ", ".join(self._aged[:AGED_NAMED]),
-                more,
-            )
+        log_aged(self._aged, self._same)
         self._losses.log()
         sentence = self._losses.sentence()
         if sentence and self._config.on_error is OnError.ABORT:

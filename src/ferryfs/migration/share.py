@@ -79,6 +79,15 @@ class Share:
         paths = mountinfo.paths_in_share(entries, own, prefix)
         return [b".", *sorted(path for path in paths.values() if path != b".")]
 
+    def mount_ids(self) -> set[int] | None:
+        """The ids (statx) of all mounts that there are, reachable or not; None when that can't be told."""
+        if self.mountinfo_fd < 0:
+            return None
+        try:
+            return {entry.mount_id for entry in mountinfo.read(self.mountinfo_fd)}
+        except (FerryError, OSError):
+            return None
+
     def identity_of(self, fd: int) -> FileSystemIdentity | None:
         """The identity of an open directory or mounted file; None when it has none that can be told."""
         try:

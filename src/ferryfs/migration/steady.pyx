@@ -161,8 +161,8 @@ cdef bint is_ascii(const char *name) noexcept nogil:
 
 
 cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint all) noexcept nogil:
-    """Notes size and time of change of the files that are in place; unless ``all``, only of those without a handle, by which
-    they could be told apart. The guest is stopped: nothing else changes the table.
+    """Notes size and time of change of the files that are in place; unless ``all``, only of those that are open, or without a
+    handle, by which they could be told apart. The guest is stopped: nothing else changes the table.
     """
     cdef Inode *folder = NULL
     cdef Inode *inode
@@ -173,10 +173,14 @@ cdef void measure_files(const Slots *slots, uint32_t first, uint32_t last, bint 
     cdef int fd = -1
     for slot in range(first, last):
         inode = slot_inode(slots, slot)
-        # On another mount its handle proves nothing where the destination has another file system there.
+        # On another mount its handle proves nothing where the destination has another file system there. What is open is worth
+        # a look: in a block clone all handles are the same, and what the guest has written since is not there.
         if not all and inode.handle_size > 0 and inode.mount == 0:
-            slots.sizes[slot] = NOT_MEASURED
-            continue
+            if inode.opens == 0 or inode.kind != KIND_FILE or (
+                slots.status[slot] not in (AT_PATH, AT_ODD_PATH) and slots.sizes[slot] == 0 and slots.mtimes[slot] == 0
+            ):
+                slots.sizes[slot] = NOT_MEASURED
+                continue
         if slots.status[slot] not in (AT_PATH, AT_ODD_PATH) or inode.kind != KIND_FILE:
             continue
         if inode.parent != parent:

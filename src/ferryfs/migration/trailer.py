@@ -40,7 +40,9 @@ from ferryfs.migration.trailer_records import (
     Content,
     HalfRead,
     LostInodes,
+    MountRoots,
     Mounts,
+    Nameless,
     Names,
     Negotiated,
     Packed,
@@ -71,6 +73,8 @@ TAGS: Final[dict[int, type[Record]]] = {
     9: Names,
     11: LostInodes,
     13: Folders,
+    15: Nameless,
+    17: MountRoots,
 }
 _TAG_OF: Final = {kind: tag for tag, kind in TAGS.items()}
 
@@ -237,6 +241,16 @@ def validate(trailer: Trailer, state: State) -> Trailer:
                     raise StateError("the trailer gives a reason for a lost inode that the state has not")
                 if any(one.errno > LARGEST_ERRNO for one in lost):
                     raise StateError(f"the trailer gives an errno for a lost inode that is above {LARGEST_ERRNO}")
+            case MountRoots(roots):
+                for root in roots:
+                    if root.inode not in inodes:
+                        raise StateError(
+                            f"the trailer has the root of a mount, inode {root.inode}, which the state has not"
+                        )
+                    _check_handle_bytes(len(root.identity.handle))
+            case Nameless(nameless):
+                if any(one not in inodes for one in nameless):
+                    raise StateError("the trailer says that an inode has no name which the state has not")
     _check_own_numbers(trailer)
     _check_name_loops(trailer, state)
     return trailer

@@ -149,6 +149,38 @@ class Mounts:
 
 
 @frozen
+class MountRoot:
+    """An inode that must be the root of a mount, of which that is the identity."""
+
+    inode: int
+    identity: FileSystemIdentity
+
+
+@frozen
+class MountRoots:
+    """Roots of mounts that are not in Mounts: no path leads to such a mount at the source, or an earlier destination
+    lacked it.
+
+    What lies beneath the mount, or another file system that is mounted there, is not the inode.
+    """
+
+    inodes: tuple[MountRoot, ...]
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(len(self.inodes))
+        for root in self.inodes:
+            writer.u64(root.inode)
+            root.identity.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader) -> MountRoots:
+        count = reader.count(11, "roots of mounts")
+        return cls(
+            tuple(MountRoot(reader.u64("an inode number"), FileSystemIdentity.read(reader)) for _ in range(count))
+        )
+
+
+@frozen
 class Unlinked:
     """An inode whose last name is gone while the guest holds it: what the destination makes a nameless file of.
 
@@ -359,6 +391,27 @@ class LostInodes:
 
 
 @frozen
+class Nameless:
+    """Open inodes that had no name left, of which nothing but the file handle travels.
+
+    What the handle leads to must have no name either: in a block clone that was taken before it was removed, the file
+    has its name still, and its old content.
+    """
+
+    inodes: tuple[int, ...]
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(len(self.inodes))
+        for inode in self.inodes:
+            writer.u64(inode)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Nameless:
+        count = reader.count(1, "nameless inodes")
+        return cls(tuple(reader.u64("an inode number") for _ in range(count)))
+
+
+@frozen
 class Packed:
     """A record whose payload stands there as bytes already."""
 
@@ -366,4 +419,16 @@ class Packed:
     payload: bytes
 
 
-Record = Negotiated | Mounts | InodeIdentities | Unlinked | Content | HalfRead | Names | LostInodes | Folders
+Record = (
+    Negotiated
+    | Mounts
+    | InodeIdentities
+    | Unlinked
+    | Content
+    | HalfRead
+    | Names
+    | LostInodes
+    | Folders
+    | Nameless
+    | MountRoots
+)

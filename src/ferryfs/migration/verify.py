@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left
+from collections.abc import Container, Iterator
 from typing import Final
 
 from ferryfs.migration import identity
@@ -53,6 +54,19 @@ class Identities:
     def unmeasured(self) -> bool:
         """Whether sizes were left out."""
         return any(NOT_MEASURED in record.sizes for record in self._records)
+
+    def mounts(self) -> set[int]:
+        """Indices of the mounts that inodes with a handle lie on."""
+        return {shape.mount for record in self._records for shape in record.shapes}
+
+    def lying_on(self, mounts: Container[int]) -> Iterator[int]:
+        """The nodeids of inodes with a handle on these mounts."""
+        for record in self._records:
+            shapes = {index for index, shape in enumerate(record.shapes) if shape.mount in mounts}
+            if shapes:
+                yield from (
+                    number for number, shape in zip(record.ids, record.shape_of, strict=True) if shape in shapes
+                )
 
     def get(self, number: int) -> Expected | None:
         """None when the source said nothing."""
@@ -131,6 +145,16 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
     return ""
 
 
+def grown(fd: int, expected: Expected) -> str:
+    """Why ``fd``, which has the source's file handle, is another file all the same: a block clone's has that handle
+    too, but not what was written to the source's since. Empty when nothing says so. Raises OSError.
+    """
+    if not _was_measured(expected):
+        return ""
+    size = os.fstat(fd).st_size
+    return f"it has {size} bytes here, but {expected.size} at the source" if size != expected.size else ""
+
+
 def proof_of(expected: Expected) -> tuple[int, int, bytes] | None:
     """What the next destination has to find of a lost inode on the share's own mount: (file type, handle type,
     handle).
@@ -142,4 +166,10 @@ def proof_of(expected: Expected) -> tuple[int, int, bytes] | None:
 
 def is_aged(fd: int, expected: Expected) -> bool:
     """In a copy: whether a file was changed at another time than the source's. Raises OSError."""
-    return expected.kind == _FILE and expected.size != NOT_MEASURED and os.fstat(fd).st_mtime_ns != expected.mtime_ns
+    return _was_measured(expected) and os.fstat(fd).st_mtime_ns != expected.mtime_ns
+
+
+def _was_measured(expected: Expected) -> bool:
+    """Whether it is a file of which the source knew size and time of change. Neither: it could not look at it."""
+    known = expected.size != NOT_MEASURED and (expected.size != 0 or expected.mtime_ns != 0)
+    return expected.kind == _FILE and known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ferryfs.migration.carried import Carried
 from ferryfs.migration.state import ROOT_ID, ByHandle, FullPath, Inode, Path
@@ -25,8 +25,12 @@ class Wanted:
     gone: bool = False
     # Its file handle can't be asked: that takes a capability.
     unasked: bool = False
-    # Made anew, and its content did not travel.
+    # Made anew from what travels.
+    anew: bool = False
+    # And its content did not travel.
     hollow: bool = False
+    # Its file handle leads to another file: it is to be found nowhere else.
+    other: bool = False
 
 
 def wanted_of(inode: Inode, lookups: int, carried: Carried) -> Wanted:
@@ -84,5 +88,12 @@ def name_of(inode: Inode) -> str:
             return f"inode {inode.id}"
 
 
-def named(wanted: Wanted) -> str:
-    return f" ({os.fsdecode(wanted.name)!r})" if wanted.name else ""
+def called(number: int, inodes: Mapping[int, Inode], carried: Carried) -> str:
+    """An inode for the log, with its last name wherever the stream has one."""
+    inode = inodes[number]
+    odd = carried.names.get(number)
+    told = carried.identities.get(number)
+    name = odd.name if odd else told.name if told else b""
+    if isinstance(inode.location, Path | FullPath) or not name:
+        return name_of(inode)
+    return f"inode {number} ({os.fsdecode(name)!r})"

@@ -27,8 +27,11 @@ from ferryfs.migration.trailer_records import (
     Lost,
     LostInodes,
     Mount,
+    MountRoot,
+    MountRoots,
     Mounts,
     Name,
+    Nameless,
     Names,
     Negotiated,
     Record,
@@ -97,4 +100,6 @@ RECORDS: tuple[Record, ...] = (
     Names((Name(5, 2, b"caf\xe9"), Name(6, 0, b"dir/\xff/x"))),
     LostInodes((Lost(8, 0, 5, "outside the share"),)),
     Folders(1_790_000_000 * 10**9, array("Q", [2, 1]), array("q", [1_700_000_000_123_456_789, 1_700_000_000 * 10**9])),
+    Nameless((301, 1)),
+    MountRoots((MountRoot(2, EXT4), MountRoot(300, BARE))),
 )

@@ -104,7 +104,10 @@ class Side:
 
     def capture(self) -> Capture:
         """A source's side that is driven step by step."""
-        return Capture(LiveSource(self.guest.device), self.config, self.share, relied_on(self.share_config))
+        lost_mounts = self.migrator.lost_mounts
+        return Capture(
+            LiveSource(self.guest.device), self.config, self.share, relied_on(self.share_config), lost_mounts
+        )
 
     # The guest's part.
 

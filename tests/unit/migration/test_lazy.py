@@ -392,11 +392,11 @@ def test_mounts_in_the_share(share: Path, config: MigrationConfig) -> None:
                 assert unproven(side) == beside
                 assert side.read(node, side.guest.open(node)) == b"on the mount"
             if config.mode is MigrationMode.FIND_PATHS:
-                # Another file system there: no handle tells its file from the source's, but the size does.
+                # Another file system there: its file is not the source's, whatever its size.
                 subprocess.run(["mount", "-t", "tmpfs", "none", share / "docs/new/mount"], check=True)
-                (share / "docs/new/mount/file").write_text("not mine\n")
+                (share / "docs/new/mount/file").write_text("not my mount")
                 said = refusal(data, share, config)
                 subprocess.run(["umount", share / "docs/new/mount"], check=True)
-                assert "it has 9 bytes here" in said
+                assert "another file system is mounted at 'docs/new/mount' here" in said
     finally:
         subprocess.run(["umount", "-l", share / "docs/new/mount"], check=True)

@@ -127,6 +127,53 @@ class Host:
         (self.beside / self.dice.choice(NAMES)).rename(path)
 
 
+class Mounter(Host):
+    """Mounts things in it as well, and unmounts them while somebody uses them."""
+
+    def anything(self) -> None:
+        if self.dice.random() < 0.6:
+            super().anything()
+            return
+        path, other = self.place().parent, self.place().parent
+        work = self.dice.choice((self.mount, self.mount, self.bind, self.unmount))
+        self.log.append(f"host {work.__name__} {path.relative_to(self.root)} {other.relative_to(self.root)}")
+        with suppress(OSError, subprocess.CalledProcessError):
+            work(path, other)
+
+    def mount(self, path: Path, _: Path) -> None:
+        self.mount_here(path, "-t", "tmpfs", "none")
+        self.make_file(path / MARK)
+        for name in self.dice.sample(NAMES, 2):
+            self.make(path / name)
+
+    def bind(self, path: Path, other: Path) -> None:
+        """A directory of the share, or one that is not in it."""
+        if self.dice.random() < 0.5:
+            other = self.beside / f"bound{self.made}"
+            self.make_directory(other)
+            self.make_file(other / self.dice.choice(NAMES))
+        self.mount_here(path, "--bind", other)
+
+    def mount_here(self, path: Path, *words: str | Path) -> None:
+        if path == self.root:
+            raise OSError("that would hide the share from nobody who has it")
+        subprocess.run(["mount", *words, path], check=True, stderr=subprocess.DEVNULL)
+
+    def unmount(self, *_: Path) -> None:
+        mounted = self.mounted()
+        if mounted:
+            subprocess.run(["umount", "--lazy", self.dice.choice(mounted)], check=True, stderr=subprocess.DEVNULL)
+
+    def mounted(self) -> list[str]:
+        places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        # What is moved out of the share takes its mounts along.
+        return [place for place in places if place.startswith(f"{self.root.parent}/")]
+
+    def unmount_all(self) -> None:
+        for place in reversed(self.mounted()):
+            subprocess.run(["umount", "--lazy", place], check=False, stderr=subprocess.DEVNULL)
+
+
 class Kernel:
     """The guest's: what it knows each number by, whatever daemon is at the other end."""
 
@@ -250,10 +297,10 @@ def options(dice: random.Random) -> MigrationConfig:
 class Play:
     """One guest, and one daemon after the other."""
 
-    def __init__(self, root: Path, seed: int, hosts: Sequence[bytes | None]) -> None:
+    def __init__(self, root: Path, seed: int, hosts: Sequence[bytes | None], kind: type[Host] = Host) -> None:
         self.root = root
         self.dice = random.Random(seed)
-        self.host = Host(root, self.dice)
+        self.host = kind(root, self.dice)
         self.kernel = Kernel(self.dice)
         self.hosts = hosts
         self.moves = 0
@@ -305,7 +352,8 @@ class Play:
         quiet = self.dice.random() < 0.5
         meanwhile = partial(self.cancelled, 0 if quiet else 0.1, itertools.count(), 1 << 60)
         data = b"".join(bytes(piece) for piece in capture.save(meanwhile))
-        if quiet:
+        # Where something is mounted, a path need not lead where the guest's directories do.
+        if quiet and not isinstance(self.host, Mounter):
             self.kernel.check_places(data, self.root)
         return data
 
@@ -343,16 +391,20 @@ def place(name: str, folder: Path) -> Iterator[Path]:
 
 
 @needs_mounts("mkfs.ext4")
+@pytest.mark.parametrize("kind", [Host, Mounter])
 @pytest.mark.parametrize("where", ["ext4", "tmpfs", "overlay"])
-def test_anything(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anything(where: str, kind: type[Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A test can't wait until change times are as old as they have to be; the kernel's clock moves in steps of 10 ms.
     monkeypatch.setattr(ground, "OLD_NS", 20_000_000)
     moves = right = errors = 0
     for seed in SEEDS:
         folder = tmp_path / str(seed)
         folder.mkdir()
-        with place(where, folder) as root:
-            play = Play(root, seed, [None, b"another", b"a third"] if where == "ext4" else [None])
+        with place(where, folder) as root, ExitStack() as mounted:
+            play = Play(root, seed, [None, b"another", b"a third"] if where == "ext4" else [None], kind)
+            if isinstance(play.host, Mounter):
+                mounted.callback(play.host.unmount_all)
+                play.some(play.host.anything, 8)
             try:
                 play.run()
             except AssertionError as error:
@@ -362,4 +414,5 @@ def test_anything(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         errors += play.kernel.errors
     # It would prove little if nothing moved, or if everything was an error.
     assert moves > len(SEEDS)
-    assert right > errors, f"{right} right, {errors} errors"
+    # What is unmounted is lost for good, with all that was in it.
+    assert right > errors / (2 if kind is Mounter else 1), f"{right} right, {errors} errors"

@@ -97,7 +97,9 @@ def mounts(live: LiveSource, share: Share) -> dict[int, bytes]:
 
 
 def measure(live: LiveSource, threads: int, every: bool, cancelled: Callable[[], bool]) -> None:
-    """Sizes of the files that are in place; unless ``every``, only where no handle tells them from others."""
+    """Sizes of the files that are in place; unless ``every``, only of open ones, and where no handle tells them from
+    others.
+    """
     _over_slots(live, threads, cancelled, lambda first, last: live.measure_files(first, last, every))
 
 
