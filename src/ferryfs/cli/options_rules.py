@@ -6,7 +6,7 @@ import os
 
 from ferryfs.cli.options import POOL_MAX, Options, SandboxMode
 from ferryfs.errors import OptionError
-from ferryfs.passthrough.config import MigrationMode, Ternary
+from ferryfs.passthrough.config import MigrationMode, StreamVersion, Ternary
 from ferryfs.passthrough.idmap import check_rules
 from ferryfs.passthrough.xattrmap import unterminated
 from ferryfs.sandbox import capabilities
@@ -21,7 +21,8 @@ GIVES_WAY: dict[str, tuple[str, ...]] = {
     "sandbox": ("uid_map", "gid_map"),
     "migration_verify_handles": ("migration_mode",),
     "migration_confirm_paths": ("migration_mode",),
-    "migration_mode": ("migration_verify_handles", "migration_confirm_paths"),
+    "migration_stream": ("migration_mode",),
+    "migration_mode": ("migration_verify_handles", "migration_confirm_paths", "migration_stream"),
 }
 """An option, and those that it can't be used with: it is dropped where one of them comes from a higher source, as
 --fd of a manager's command line drops the socket-path of the host's file. Each excludes only with another value than
@@ -97,3 +98,5 @@ def _migration(options: Options) -> None:
         ):
             if given:
                 raise OptionError(f"{name} is about paths, it can't be used with --migration-mode=file-handles")
+        if options.migration_stream is StreamVersion.V1:
+            raise OptionError("--migration-stream=v1 has paths only, leave out --migration-mode=file-handles")

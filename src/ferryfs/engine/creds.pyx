@@ -20,7 +20,7 @@ cdef enum:
     CAP_DAC_OVERRIDE = 1
     CAP_FOWNER = 3
     CAP_FSETID = 4
-    CAPABILITY_TRIES = 1000
+    TRIES = 1000
 
 cdef struct CapHeader:
     uint32_t version
@@ -42,7 +42,7 @@ cdef bint change_effective(uint32_t bit, bint on) noexcept nogil:
     cdef int _tries
     header.version = CAPABILITY_VERSION_3
     header.pid = 0
-    for _tries in range(CAPABILITY_TRIES):
+    for _tries in range(TRIES):
         if syscall(SYS_capget, &header, data) == 0:
             if ((data[0].effective >> bit) & 1) == <uint32_t>on or not data[0].permitted & (<uint32_t>1 << bit):
                 return False
@@ -112,14 +112,24 @@ cdef void creds_keep_access() noexcept nogil:
     change_effective(CAP_FOWNER, True)
 
 
+cdef void surely(long number, long first, long second, long third) noexcept nogil:
+    """A system call that fails for lack of memory only. Without it this thread must serve nobody any more."""
+    cdef int _tries
+    for _tries in range(TRIES):
+        if syscall(number, first, second, third) == 0:
+            return
+        sched_yield()
+    abort()
+
+
 cdef void creds_leave(const Server *server, const Creds *creds) noexcept nogil:
-    """Back to the daemon's own. It can't fail (the saved ids are ours); were it to, this thread must serve nobody any more."""
-    if creds.uid_changed and syscall(SYS_setresuid, <long>-1, <long>server.own_uid, <long>-1) < 0:
-        abort()
-    if creds.gid_changed and syscall(SYS_setresgid, <long>-1, <long>server.own_gid, <long>-1) < 0:
-        abort()
-    if creds.groups_changed and syscall(SYS_setgroups, <size_t>0, NULL) < 0:
-        abort()
+    """Back to the daemon's own, which nobody can refuse: the saved ids are ours."""
+    if creds.uid_changed:
+        surely(SYS_setresuid, -1, server.own_uid, -1)
+    if creds.gid_changed:
+        surely(SYS_setresgid, -1, server.own_gid, -1)
+    if creds.groups_changed:
+        surely(SYS_setgroups, 0, 0, 0)
 
 
 cdef bint fsetid_drop() noexcept nogil:

@@ -418,13 +418,20 @@ class Capture:
     def _half_read(self, files: list[tuple[int, int, int, int, int, bool, int]]) -> Iterator[Record]:
         left = HALF_READ_BYTES
         too_large: list[int] = []
+        unreadable: list[int] = []
         for handle, inode, _, fd, _, directory, position in files:
             if not directory or fd < 0:
                 continue
             carried = self._live.carried(handle)
             if not carried and position == 0:
                 continue
-            found = (carried[0][0], carried[1:]) if carried else self._rest_of(handle, left)
+            try:
+                found = (carried[0][0], carried[1:]) if carried else self._live.rest_of(handle, left)
+            except (KeyError, OSError) as error:
+                # One that was removed has nothing more in it.
+                if not isinstance(error, FileNotFoundError):
+                    unreadable.append(inode)
+                continue
             if found is None:
                 too_large.append(inode)
                 continue
@@ -440,14 +447,13 @@ class Capture:
                 HALF_READ_BYTES >> 20,
                 _listed([self._name(number) for number in too_large]),
             )
-
-    def _rest_of(self, handle: int, most_bytes: int) -> tuple[int, list[tuple[int, int, int, bytes]]] | None:
-        """Of an open directory: what the guest may still ask for, as ``LiveSource.rest_of``; nothing when it can't be
-        read.
-        """
-        with suppress(KeyError, OSError):
-            return self._live.rest_of(handle, most_bytes)
-        return 0, []
+        if unreadable:
+            _LOG.warning(
+                "Migration: %d open directories can't be read on, and go on at this host's own offsets: %s. Where the "
+                "destination has other ones, names are missing or come twice.",
+                len(unreadable),
+                _listed([self._name(number) for number in unreadable]),
+            )
 
     def _carries(self, hidden: bool) -> bool:
         """A hidden file is gone when the source ends, so a handle of it is worth nothing."""

@@ -15,7 +15,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import Final
 
@@ -359,9 +359,11 @@ class Restore:
             elif self._same and expected and self._leads_to_it(expected):
                 fd = self._handles.open(expected)
             if fd >= 0:
-                if not clones.other(fd, wanted.inode.id, carried, self._mounts, self._compare):
-                    return fd
-                os.close(fd)
+                with ExitStack() as stack:
+                    stack.callback(os.close, fd)
+                    if not clones.other(fd, wanted.inode.id, carried, self._mounts, self._compare):
+                        stack.pop_all()
+                        return fd
         try:
             fd = self._make(record, carried.contents.get(wanted.inode.id, []), expected)
         except StateError as error:

@@ -189,6 +189,11 @@ def test_wrong_word_is_refused_with_what_is_right(argv: list[str], says: str) ->
             0,
             "--migration-verify-handles is about",
         ),
+        (
+            [*NEEDED, "--migration-mode=file-handles", "--migration-stream=v1"],
+            0,
+            "--migration-stream=v1 has paths only",
+        ),
         ([*NEEDED, "--inode-file-handles=mandatory", "--modcaps=-dac_read_search"], 0, "takes away what"),
     ],
 )

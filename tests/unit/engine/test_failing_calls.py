@@ -1,6 +1,6 @@
 """A system call of the daemon fails: the guest is told so, the file is as it was, the next request is served as ever.
 
-strace(1) makes it fail, in the threads of this process. The calls are such as nobody else makes here meanwhile.
+The calls are such as nobody else in this process makes meanwhile.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
-import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_calls import extensions
 from engine_guest import Call, Guest
+from injected import failing, needs_strace
 from namespaces import needs_mounts
 
 from ferryfs.passthrough.config import HandleMode, ShareConfig, Ternary
@@ -28,42 +25,13 @@ from ferryfs.wire.fuse import Op
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the requests of other users need root"),
-    pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
+    needs_strace,
 ]
 
 STRANGER = 1000
 KILL_SUIDGID = 4
 MODE, UID, SIZE, MTIME, MTIME_NOW = 1, 2, 8, 32, 256
-PATIENCE_SECONDS = 20.0
 CAPABILITY_RULES = parse_rules(":map::user.virtiofs.:")
-
-
-@contextlib.contextmanager
-def failing(*calls: str) -> Iterator[None]:
-    """These calls of the workers that there are fail, each as strace has it: "fsync:error=EIO"."""
-    # A young one has not got its name yet: all but the thread of the test.
-    workers = [task for task in os.listdir("/proc/self/task") if int(task) != threading.get_native_id()]
-    names = ",".join(call.partition(":")[0] for call in calls)
-    command = ["strace", "-o", "/dev/null", "-e", f"trace={names}"]
-    for call in calls:
-        command += ["-e", f"inject={call}"]
-    for worker in workers:
-        command += ["-p", worker]
-    strace = subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0)
-    assert strace.stderr is not None
-    try:
-        said = b""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while said.count(b"attached") < len(workers):
-            assert select.select([strace.stderr], [], [], max(0.0, deadline - time.monotonic()))[0], said
-            part = os.read(strace.stderr.fileno(), 4096)
-            assert part, said
-            said += part
-        yield
-    finally:
-        strace.terminate()
-        strace.wait()
-        strace.stderr.close()
 
 
 @pytest.fixture

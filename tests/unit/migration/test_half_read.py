@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from injected import failing, needs_strace
 from namespaces import needs_mounts
 
 from ferryfs.migration import capture, stream
@@ -68,6 +69,37 @@ def test_many_half_read_directories(
         for fh, seen in zip(fhs, first, strict=True):
             names = [name for _, name in seen] + everything(destination, 1, fh, seen[-1][0])
             assert sorted(names) == sorted([".", "..", *(f"name{number}" for number in range(100))])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="strace of this process needs root")
+@needs_strace
+def test_a_directory_that_can_not_be_read_on_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(100):
+        (tmp_path / "many" / f"name{number}").touch()
+    with Side(tmp_path) as source:
+        node = source.walk("many")
+        fh = source.guest.open(node, os.O_RDONLY | os.O_DIRECTORY)
+        first = entries(source, node, fh, 0, 1024)
+        source.stop()
+        with failing("getdents64:error=EIO"):
+            source.save()
+        assert "1 open directories can't be read on" in caplog.text
+        assert "'many'" in caplog.text
+        source.go_on()
+        names = [name for _, name in first] + everything(source, node, fh, first[-1][0])
+        assert sorted(names) == sorted([".", "..", *(f"name{number}" for number in range(100))])
+
+
+def test_a_directory_that_was_removed_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "many").mkdir()
+    with Side(tmp_path) as source:
+        node = source.walk("many")
+        entries(source, node, source.guest.open(node, os.O_RDONLY | os.O_DIRECTORY), 0, 1024)
+        (tmp_path / "many").rmdir()
+        source.stop()
+        source.save()
+    assert "can't be read on" not in caplog.text
 
 
 @pytest.fixture
