@@ -20,6 +20,8 @@ from interop.mounting import mounted, needs_fuse
 
 from ferryfs.frontend.control import ask
 from ferryfs.guest.backend import Backend, own_daemon
+from ferryfs.migration.share import Share
+from ferryfs.migration.write_back import WriteBack
 from ferryfs.wire.fuse import ENTRY_OUT, OUT_HEADER, Op
 from ferryfs.wire.vhost_user import Request, VringState, encode_request
 
@@ -104,6 +106,32 @@ def test_the_daemon_ends_with_its_front_end(hanging: tuple[Path, int], start_dae
         pass
     assert daemon.wait(30) == 0
     assert f"{HANGS}: the daemon ends without it." in daemon.log_text()
+
+
+def test_why_a_connection_ended_is_told_all_the_same(hanging: tuple[Path, int], start_daemon: StartDaemon) -> None:
+    """The front-end breaks the protocol while a request hangs: the sentence about that, and status 1."""
+    shared, server = hanging
+    with Backend(own_daemon(), shared, shared.parent / "s", shared.parent / "log", ["--sandbox=none"]) as daemon:
+        with front_end(daemon, server) as monitor:
+            os.write(monitor.client.fileno(), encode_request(Request.SET_VRING_NUM, VringState(0, 3)))
+            assert daemon.wait(30) == 1
+        assert "SET_VRING_NUM has 3" in daemon.log_text()
+        assert f"{HANGS}: the daemon ends without it." in daemon.log_text()
+
+
+def test_nobody_has_to_wait_for_what_is_written_back(hanging: tuple[Path, int]) -> None:
+    """A migration has the host write what it caches of a network file system, and is cancelled while that hangs."""
+    shared, server = hanging
+    root, proc = (os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (shared, "/proc/self/fd"))
+    file = os.open(shared / "dir", os.O_RDONLY | os.O_DIRECTORY)
+    stop(server)
+    write_back = WriteBack(Share(root, proc, -1, "", b""))
+    write_back.start([file])
+    assert write_back.wait(lambda: True) is None
+    os.kill(server, signal.SIGCONT)
+    assert write_back.wait(lambda: False) is None
+    for fd in (root, proc):
+        os.close(fd)
 
 
 def test_a_daemon_that_goes_on_listening_says_what_it_waits_for(

@@ -208,6 +208,8 @@ cdef class Device:
         ring.attached = wrong == 0
         if not wrong:
             ring.placed = True
+            # What it was told of while the ring was without its memory has not gone out.
+            ring.unannounced += ring.started
         elif not may_lack:
             what, address = (("descriptor table", desc), ("avail ring", avail), ("used ring", used))[wrong - 1]
             raise FrontendError(

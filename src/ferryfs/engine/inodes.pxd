@@ -61,7 +61,7 @@ cdef struct Mount:
     uint64_t id                     # as name_to_handle_at and statx give it
     int sync_fd                     # of a file or directory of it, opened when it was first met; -1: there is none
     int fd                          # sync_fd, for open_by_handle_at; -1: handles can't be opened here
-    int remote                      # other hosts may use its files too, or a server of its own keeps them
+    int remote                      # of a network file system: this host has a cache of its own
     int keeps_open                  # a file of it that was closed may stay open for the next time (inode_return)
     uint32_t inodes                 # that lie here; 0: a free slot (but for slot 0, the root's)
 

@@ -20,7 +20,13 @@ cdef enum:                      # magic numbers of statfs(2)
     BTRFS_MAGIC = 0x9123683e
     F2FS_MAGIC = 0xf2f52010
     TMPFS_MAGIC = 0x01021994
-    OVERLAY_MAGIC = 0x794c7630
+    NFS_MAGIC = 0x6969
+    SMB2_MAGIC = 0xfe534d42
+    CIFS_MAGIC = 0xff534d42
+    CEPH_MAGIC = 0x00c36400
+    FUSE_MAGIC = 0x65735546
+    V9FS_MAGIC = 0x01021997
+    AFS_MAGIC = 0x5346414f
 
 
 cdef void look_at(Mount *mount) noexcept nogil:
@@ -30,13 +36,18 @@ cdef void look_at(Mount *mount) noexcept nogil:
     and an overlay's fd from before a file's first change goes on reading the lower one.
     """
     cdef statfs_t st
+    cdef uint32_t magic
     mount.keeps_open = mount.remote = False
     if mount.sync_fd >= 0 and fstatfs(mount.sync_fd, &st) == 0:
         mount.keeps_open = (
             st.f_type == EXT_MAGIC or st.f_type == XFS_MAGIC or st.f_type == BTRFS_MAGIC or st.f_type == F2FS_MAGIC
             or st.f_type == TMPFS_MAGIC
         )
-        mount.remote = not mount.keeps_open and st.f_type != OVERLAY_MAGIC
+        magic = <uint32_t>st.f_type
+        mount.remote = (
+            magic == NFS_MAGIC or magic == SMB2_MAGIC or magic == CIFS_MAGIC or magic == CEPH_MAGIC or magic == FUSE_MAGIC
+            or magic == V9FS_MAGIC or magic == AFS_MAGIC
+        )
 
 
 cdef int find_mount(const InodeTable *table, uint64_t id) noexcept nogil:
@@ -92,6 +103,10 @@ cdef int mount_of(InodeTable *table, const Identity *identity, int fd, uint16_t 
     met.inodes = 0
     met.sync_fd = open_mount(table, fd, mode)
     met.fd = met.sync_fd if opens_handles(table, identity, met.sync_fd) else -1
+    if met.fd < 0 and met.sync_fd >= 0 and mode & S_IFMT != S_IFDIR:
+        # A file that stays open keeps its space when it is removed.
+        close(met.sync_fd)
+        met.sync_fd = -1
     look_at(&met)
     pthread_mutex_lock(&table.lock)
     # Another thread may have met the mount meanwhile.
@@ -131,8 +146,8 @@ cdef void unuse_mount(InodeTable *table, int index) noexcept nogil:
         table.fds -= 1
 
 
-cdef int mounts_sync(InodeTable *table, bint remote) noexcept nogil:
-    """syncfs(2) of each mount on which the guest holds something, or of the remote ones; 0 or the first -errno.
+cdef int mounts_sync(InodeTable *table) noexcept nogil:
+    """syncfs(2) of each mount on which the guest holds something; 0 or the first -errno.
 
     By an fd that was opened before anything was written there: what could not be written back is told once to each fd that is
     open then, and never to one that is opened later, say after somebody else's sync(1).
@@ -148,7 +163,7 @@ cdef int mounts_sync(InodeTable *table, bint remote) noexcept nogil:
         more = i < table.mount_count
         if more:
             mount = &table.mounts[i]
-            if (i == 0 or mount.inodes > 0) and mount.sync_fd >= 0 and (mount.remote or not remote):
+            if (i == 0 or mount.inodes > 0) and mount.sync_fd >= 0:
                 # It may be closed while this waits. The copy is of the same open file.
                 fd = dup(mount.sync_fd)
                 if fd < 0 and result == 0:

@@ -197,6 +197,14 @@ cdef int make(Request *request, const char *name, const Wanted *wanted, uint32_t
     fd = parent_of(request, &parent)
     if fd < 0:
         return fd
+    if request.server.inodes.mounts[parent.mount].fd < 0:
+        # It will need a file of the guest's. Asked for first, as what is made could not be taken away again for lack of it: its
+        # name may be another one's by then.
+        result = fds_reserve(&request.server.inodes)
+        if result < 0:
+            inode_put(&request.server.inodes, parent)
+            return result
+        fds_release(&request.server.inodes)
     result = become(request, &maker, wanted.umask)
     if result == 0:
         result = make_in(fd, name, wanted)
@@ -205,9 +213,6 @@ cdef int make(Request *request, const char *name, const Wanted *wanted, uint32_t
         result = label_new(request, fd, name, &maker, AT_REMOVEDIR if wanted.mode & S_IFMT == S_IFDIR else 0)
     if result == 0:
         result = reply_child(request, parent, fd, name, True)
-        if result < 0:
-            # The guest has used up its files, say: what it is told has failed is not there afterwards.
-            unlinkat(fd, name, AT_REMOVEDIR if wanted.mode & S_IFMT == S_IFDIR else 0)
     inode_put(&request.server.inodes, parent)
     return result
 

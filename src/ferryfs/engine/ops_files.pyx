@@ -199,7 +199,7 @@ cdef int op_syncfs(Request *request) noexcept nogil:
     # The mount stays in the table as long as the inode is pinned.
     lasting = server.inodes.mounts[inode.mount].sync_fd
     if inode.id == 1:
-        result = mounts_sync(&server.inodes, False)
+        result = mounts_sync(&server.inodes)
     elif lasting >= 0 and syncfs(lasting) < 0:
         result = -errno
     if lasting < 0 and result == 0:

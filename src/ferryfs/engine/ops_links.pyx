@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOENT, EROFS, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ferryfs.engine.attrs cimport reply_child
+from ferryfs.engine.attrs cimport reply_child, stat_fd
 from ferryfs.engine.creds cimport Creds, creds_enter, creds_keep_access, creds_leave
 from ferryfs.engine.fuse_abi cimport Rename2In
 from ferryfs.engine.identity cimport identify
@@ -16,7 +16,8 @@ from ferryfs.engine.policy cimport id_to_host
 from ferryfs.engine.request cimport check_name, reply, take_string
 from ferryfs.engine.server cimport Request, Server
 from ferryfs.engine.sys cimport (
-    AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFREG, linkat, readlinkat, renameat2, snprintf, unlinkat,
+    AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, S_IFREG, Stat, SYS_newfstatat, linkat, readlinkat, renameat2, snprintf,
+    syscall, unlinkat,
 )
 
 
@@ -36,6 +37,8 @@ cdef int op_link(Request *request) noexcept nogil:
     cdef Inode *inode = NULL
     cdef uint64_t oldnodeid = 0
     cdef char path[16]
+    cdef Stat there
+    cdef Stat linked
     cdef int parent_fd
     cdef int fd
     cdef int result = check_name(name)
@@ -58,8 +61,12 @@ cdef int op_link(Request *request) noexcept nogil:
     if result == 0:
         result = reply_child(request, parent, parent_fd, name, False)
         if result < 0:
-            # As in make(): what failed is not there.
-            unlinkat(parent_fd, name, 0)
+            # What failed is not there, unless the name is another one's by now.
+            if (
+                syscall(SYS_newfstatat, parent_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 and stat_fd(fd, &linked) == 0
+                and there.st_ino == linked.st_ino and there.st_dev == linked.st_dev
+            ):
+                unlinkat(parent_fd, name, 0)
     inode_put(&server.inodes, inode)
     inode_put(&server.inodes, parent)
     return result

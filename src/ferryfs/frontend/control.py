@@ -133,7 +133,9 @@ def ask(
             except KeyboardInterrupt:
                 if on_interrupt is None:
                     raise
-                sock.sendall(_GIVE_UP)
+                # It may have answered, and gone, by now.
+                with contextlib.suppress(OSError):
+                    sock.sendall(_GIVE_UP)
                 on_interrupt()
                 line = _read_line(sock)
             if not line:

@@ -61,6 +61,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     long syscall(long, ...)
+    int call_syncfs "syncfs"(int)
 
 cdef extern from *:
     """
@@ -90,6 +91,7 @@ cdef extern from *:
 
 AT_EMPTY_PATH = 0x1000
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_STATX_FORCE_SYNC = 0x2000
 # Kernel 6.5: a handle for comparing only, which more file systems can give.
 AT_HANDLE_FID = 0x200
 
@@ -156,6 +158,15 @@ def open_by_handle_at(int mount_fd, int handle_type, bytes handle, int flags):
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd))
     return fd
+
+
+def syncfs(int fd):
+    """syncfs(2)."""
+    cdef int result
+    with nogil:
+        result = call_syncfs(fd)
+    if result < 0:
+        raise failure(None)
 
 
 def statx(int dir_fd, bytes name, int flags, unsigned int mask):

@@ -51,6 +51,7 @@ from ferryfs.migration.trailer_records import (
     Record,
     Unlinked,
 )
+from ferryfs.migration.write_back import WriteBack
 from ferryfs.passthrough.config import MigrationConfig, MigrationMode, RestoreMode, StreamVersion
 from ferryfs.passthrough.config import Unlinked as UnlinkedMode
 from ferryfs.wire.postcard import Writer
@@ -98,7 +99,7 @@ class Capture:
         self._ground = Ground(share)
         # What collecting found beside the hints in the inode table.
         self._collected = Findings()
-        self._not_written: OSError | None = None
+        self._write_back = WriteBack(share)
 
     def collect(self, cancelled: Callable[[], bool]) -> None:
         """Locates everything while the guest works on. Ends early when it is cancelled."""
@@ -107,7 +108,7 @@ class Capture:
             return
         self._live.begin()
         # Once here, so that little is left for the stopped phase.
-        self._write_back()
+        self._write_back.start(self._live.remote_files())
         progress = Progress()
         # Who goes by handle needs no place, but its name proves at the destination that it lies in the share.
         if locate.check(self._live, self._ground, 1, cancelled, progress) and not self._by_handle:
@@ -129,11 +130,18 @@ class Capture:
             yield from self._empty()
             return
         self._live.begin()
-        self._write_back()
-        if self._not_written is not None:
+        self._write_back.start(self._live.remote_files())
+        not_written = self._write_back.wait(cancelled)
+        if not_written is not None:
             raise StateError(
-                "what the guest has written can't be written to the share's file system: "
-                f"{self._not_written.strerror}; the destination would not have it"
+                "what this host has cached of the share can't be written to its file system: "
+                f"{not_written.strerror}; the destination might not have what the guest has written"
+            )
+        written = time.monotonic()
+        if written - started > WORTH_TELLING_SECONDS:
+            _LOG.info(
+                "Migration: %.0f ms to write what this host had cached of a network file system.",
+                1000 * (written - started),
             )
         findings = self._locate(cancelled, self._collected)
         if self._config.confirm_paths and not self._by_handle:
@@ -158,19 +166,6 @@ class Capture:
             self._live.inodes,
             1000 * (time.monotonic() - located),
         )
-
-    def _write_back(self) -> None:
-        """What this host caches of a network file system the destination does not see, and an error of writing it would
-        be told to nobody.
-        """
-        started = time.monotonic()
-        try:
-            self._live.write_back()
-        except OSError as error:
-            self._not_written = error
-        seconds = time.monotonic() - started
-        if seconds > WORTH_TELLING_SECONDS:
-            _LOG.info("Migration: %.0f ms to write what this host had cached of a network file system.", 1000 * seconds)
 
     def _locate(self, cancelled: Callable[[], bool], before: Findings) -> Findings:
         """Each inode is looked at once. Who goes by handle needs no name, so nothing is walked through for that."""

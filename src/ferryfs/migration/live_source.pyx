@@ -20,7 +20,7 @@ from ferryfs.engine.inode_fds cimport inode_fd
 from ferryfs.engine.inodes cimport (
     CHUNK, INODE_HOLLOW, INODE_INVALID, Identity, Inode, InodeTable, find_identity, find_slot, inode_hint, inode_put,
 )
-from ferryfs.engine.mounts cimport find_mount, mounts_sync
+from ferryfs.engine.mounts cimport find_mount
 from ferryfs.engine.sys cimport AT_EMPTY_PATH
 from ferryfs.engine.threads cimport pthread_mutex_lock, pthread_mutex_unlock
 from ferryfs.migration.half_read cimport rest_of
@@ -383,13 +383,19 @@ cdef class LiveSource:
         pthread_mutex_unlock(&self.table.lock)
         return found
 
-    def write_back(self):
-        """Has this host write what it caches of file systems that other hosts use. Raises OSError, when something is lost."""
-        cdef int result
-        with nogil:
-            result = mounts_sync(self.table, True)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
+    def remote_files(self):
+        """An fd, the caller's, on each mount of a network file system that the guest holds something on."""
+        cdef uint32_t index
+        files = []
+        pthread_mutex_lock(&self.table.lock)
+        try:
+            for index in range(self.table.mount_count):
+                mount = &self.table.mounts[index]
+                if (index == 0 or mount.inodes > 0) and mount.remote:
+                    files.append(os.dup(mount.sync_fd))
+        finally:
+            pthread_mutex_unlock(&self.table.lock)
+        return files
 
     def on_mounts(self, set numbers):
         """[(nodeid, id of its mount, whether its directory lies on another)] of the inodes on these mounts (ids as ``mounts`` has

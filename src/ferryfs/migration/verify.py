@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Container, Iterator
 from typing import Final
 
-from ferryfs.migration import identity
+from ferryfs.migration import _syscalls, identity
 from ferryfs.migration.trailer_identities import NO_HANDLE, NOT_MEASURED, InodeIdentities
 from ferryfs.values import frozen
 
@@ -147,12 +147,16 @@ def same_kind(fd: int, expected: Expected, clone: bool = False) -> str:
 
 def grown(fd: int, expected: Expected) -> str:
     """Why ``fd``, which has the source's file handle, is another file all the same: a block clone's has that handle
-    too, but not what was written to the source's since. Empty when nothing says so. Raises OSError.
+    too, but not what was written to the source's since. Empty when nothing says so, also where it was changed later
+    than the source's: somebody else has written to the one file that there is. Raises OSError.
     """
     if not _was_measured(expected):
         return ""
-    size = os.fstat(fd).st_size
-    return f"it has {size} bytes here, but {expected.size} at the source" if size != expected.size else ""
+    # By its server's word: this host may remember it from before.
+    found = _syscalls.statx(fd, b"", _syscalls.AT_EMPTY_PATH | _syscalls.AT_STATX_FORCE_SYNC, _syscalls.STATX_BASIC)
+    if found.size == expected.size or found.mtime_ns > expected.mtime_ns:
+        return ""
+    return f"it has {found.size} bytes here, but {expected.size} at the source"
 
 
 def proof_of(expected: Expected) -> tuple[int, int, bytes] | None:

@@ -15,6 +15,8 @@ import threading
 from types import TracebackType
 from typing import Final, Self
 
+from ferryfs.errors import FerryError, SetupError
+
 _LOG = logging.getLogger("ferryfs.vhost")
 
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -22,7 +24,7 @@ PATIENCE_SECONDS: Final = 5
 
 
 class Patience:
-    """Ends the process with status 0 when its end takes longer than PATIENCE_SECONDS; for a ``with`` block.
+    """Ends the process when its end takes longer than PATIENCE_SECONDS; for a ``with`` block.
 
     The end begins when ``stop_fd`` becomes readable, or by ``ending``; it is over when the block is left, or by
     ``ended``. A daemon that is to outlive its connection (``stays``) is ended by ``stop_fd`` only, and says otherwise
@@ -32,6 +34,7 @@ class Patience:
     def __init__(self, stop_fd: int, *, stays: bool) -> None:
         self._stop_fd = stop_fd
         self._stays = stays
+        self._error: FerryError | None = None
         self._thread = threading.Thread(target=self._watch, name="patience", daemon=True)
 
     def __enter__(self) -> Self:
@@ -49,10 +52,14 @@ class Patience:
     def begin(self) -> None:
         """Watch from now on, unless it does so already. What is better done before there are threads is done."""
         if self._thread.ident is None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                raise SetupError("No thread can be started: raise the limit of processes (ulimit -u).") from None
 
-    def ending(self) -> None:
-        """The connection is about to be ended."""
+    def ending(self, error: FerryError | None = None) -> None:
+        """The connection is about to be ended, because of ``error`` or as it should."""
+        self._error = error
         os.write(self._write_fd, b"e")
 
     def ended(self) -> None:
@@ -83,8 +90,10 @@ class Patience:
 
     def _lose(self, stopped: bool) -> None:
         hangs = f"For {PATIENCE_SECONDS} s a request of the guest has been hanging in the host's file system"
+        if self._error is not None:
+            _LOG.error("%s", self._error)
         if self._stays and not stopped:
             _LOG.error("%s: the next front-end is served when it has ended.", hangs)
             return
         _LOG.error("%s: the daemon ends without it.", hangs)
-        os._exit(0)
+        os._exit(0 if self._error is None else self._error.exit_code)

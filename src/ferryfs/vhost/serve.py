@@ -195,6 +195,7 @@ def serve(
     announced = False
     with listener, Patience(stop_fd, stays=keep_listening) as patience:
         while True:
+            why: FerryError | None = None
             session, control = connect()
             try:
                 patience.begin()
@@ -212,11 +213,12 @@ def serve(
                 stopped = _serve_one(Endpoint(sock, session, control.carry_out), session, control, stop_fd, lost_fd)
             except FerryError as error:
                 if not keep_listening:
+                    why = error
                     raise
                 _LOG.error("%s The connection is ended.", _sentence(error))
                 stopped = False
             finally:
-                patience.ending()
+                patience.ending(why)
                 control.close()
                 patience.ended()
                 # 1. a worker meets the hole, the session ends for it, 2. another worker meets one while the device is

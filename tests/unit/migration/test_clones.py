@@ -208,6 +208,25 @@ def test_the_same_directory_on_another_host(clone: Clone, config: MigrationConfi
                 assert destination.read(node, handles[name]) == name.encode()
 
 
+@both_modes
+@pytest.mark.parametrize("is_open", [False, True])
+def test_somebody_else_has_written_to_it(
+    clone: Clone, config: MigrationConfig, is_open: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log, say, while a machine is saved, or by a third host: later than the source did, so it is no clone's."""
+    (clone.share / "log").write_text("a line\n")
+    with Side(clone.share, config, host=ELSEWHERE) as source:
+        node = source.walk("log")
+        handle = source.guest.open(node) if is_open else 0
+        source.stop()
+        data = source.save()
+        with (clone.share / "log").open("a") as log:
+            log.write("another\n")
+        with loaded(data, clone.share, config) as destination:
+            handle = handle or destination.guest.open(node)
+            assert destination.read(node, handle) == b"a line\nanother\n"
+
+
 def test_what_is_open_is_measured(clone: Clone) -> None:
     """And nothing else where handles are all that counts: that would be a call an inode."""
     (clone.share / "cached").write_bytes(b"cached")
