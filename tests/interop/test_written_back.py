@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from daemons import StartDaemon
 
+from ferryfs.migration.share import Share
+from ferryfs.migration.write_back import WriteBack
 from interop.mounting import daemon_command, daemon_line, ferryfs, mounted, needs_fuse
 
 pytestmark = needs_fuse
@@ -62,3 +64,26 @@ def test_what_the_guest_has_written_goes_before_it(
                     os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def test_a_file_system_that_comes_later(hosts: tuple[Path, Path], tmp_path: Path) -> None:
+    """The guest goes there while the migration collects: the second time it is written back as well."""
+    server = tmp_path / "server"
+    with ExitStack() as stack:
+        for number, host in enumerate(hosts):
+            (server / str(number)).mkdir()
+            line = daemon_line("ferryfsd", server / str(number), "--writeback", "--cache=always")
+            stack.enter_context(mounted(tmp_path / f"host{number}", host, "--daemon", line))
+        fds = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (tmp_path, "/proc/self/fd")]
+        for fd in fds:
+            stack.callback(os.close, fd)
+        write_back = WriteBack(Share(*fds, -1, "", b""))
+        for known in (hosts[:1], hosts):
+            # Closing it would write it back.
+            file = os.open(known[-1] / "file", os.O_WRONLY | os.O_CREAT)
+            stack.callback(os.close, file)
+            os.write(file, b"new")
+            write_back.start([os.open(host, os.O_RDONLY | os.O_DIRECTORY) for host in known])
+            assert write_back.wait(lambda: False) is None
+        del write_back
+        assert [(server / str(number) / "file").read_bytes() for number in range(2)] == [b"new"] * 2

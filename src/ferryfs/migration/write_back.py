@@ -26,14 +26,15 @@ class WriteBack:
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._opened: list[int] = []
+        # Device number -> an open file there.
+        self._opened: dict[int, int] = {}
         self._threads: list[threading.Thread] = []
         self._one_at_a_time = threading.Lock()
         self._error: OSError | None = None
 
     def __del__(self) -> None:
         # The threads hold it as well.
-        for fd in self._opened:
+        for fd in self._opened.values():
             os.close(fd)
 
     def start(self, files: list[int]) -> None:
@@ -53,11 +54,12 @@ class WriteBack:
     def _write(self, files: list[int]) -> None:
         with self._one_at_a_time:
             try:
-                if not self._opened:
+                for fd in files:
                     # Anew: the daemon's own are as old as itself, and tell of errors of long ago.
-                    self._opened += [self._share.reopen(fd, os.O_RDONLY) for fd in files]
-                for fd in self._opened:
-                    _syscalls.syncfs(fd)
+                    if (device := os.fstat(fd).st_dev) not in self._opened:
+                        self._opened[device] = self._share.reopen(fd, os.O_RDONLY)
+                for opened in self._opened.values():
+                    _syscalls.syncfs(opened)
             except OSError as error:
                 self._error = error
             finally:
